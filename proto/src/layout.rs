@@ -1,0 +1,44 @@
+//! Where things lie on disk, for daemon and shim alike.
+//!
+//! ```text
+//! <state>/                      /run/corten, a tmpfs of its own, private; gone with a reboot
+//!   corten.sock                 the CRI and the admin service
+//!   containers/<id>/            shim.sock, shim.log, exit
+//!   pods/<id>/                  resolv.conf, hostname, hosts, shm/, ns/{ipc,uts,pid}
+//! <root>/                       /var/lib/corten, durable
+//!   instance                    this installation's id, made once
+//!   images.redb  content/  layers/
+//!   operations/<id>             what an unfinished operation is about to create
+//!   pods/<id>                   record of a pod sandbox
+//!   containers/<id>/            record, upper/, work/
+//!   quarantine/                 records that could not be read
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// The daemon makes the listener before it starts the shim.
+pub const SHIM_SOCKET: &str = "shim.sock";
+/// What the shim writes to its descriptor 2.
+pub const SHIM_LOG: &str = "shim.log";
+/// A [`crate::shim::Exited`], written aside and renamed.
+pub const EXIT: &str = "exit";
+
+/// `<state>/containers/<id>`.
+pub fn container_state(state: &Path, id: &str) -> PathBuf {
+    state.join("containers").join(id)
+}
+
+/// `<state>/pods/<id>`.
+pub fn pod_state(state: &Path, id: &str) -> PathBuf {
+    state.join("pods").join(id)
+}
+
+/// `<root>/containers/<id>`.
+pub fn container_root(root: &Path, id: &str) -> PathBuf {
+    root.join("containers").join(id)
+}
+
+/// `<root>/pods/<id>`: a file.
+pub fn pod_record(root: &Path, id: &str) -> PathBuf {
+    root.join("pods").join(id)
+}

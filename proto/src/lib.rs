@@ -1,0 +1,26 @@
+//! The contracts: the CRI, the admin service, the shim's protocol, ids, and the layout on disk.
+//!
+//! The shim uses this crate without the feature `grpc`, so that no gRPC code comes into it.
+#![forbid(unsafe_code)]
+
+/// The Kubernetes container runtime interface, `runtime.v1`; its comments are in `runtime/v1/api.proto`.
+#[cfg(feature = "grpc")]
+#[expect(clippy::all, reason = "generated code")]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// The command line's private service; `admin/v1/admin.proto`.
+#[cfg(feature = "grpc")]
+#[expect(clippy::all, reason = "generated code")]
+pub mod admin {
+    tonic::include_proto!("corten.admin.v1");
+}
+
+pub mod id;
+pub mod layout;
+
+/// The protocol between daemon and shim; `shim/v1/shim.proto`.
+pub mod shim {
+    include!(concat!(env!("OUT_DIR"), "/corten.shim.v1.rs"));
+}
