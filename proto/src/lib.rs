@@ -17,6 +17,12 @@ pub mod admin {
     tonic::include_proto!("corten.admin.v1");
 }
 
+/// The daemon's records on disk; `record/v1/record.proto`.
+#[cfg(feature = "grpc")]
+pub mod record {
+    include!(concat!(env!("OUT_DIR"), "/corten.record.v1.rs"));
+}
+
 pub mod id;
 pub mod layout;
 
