@@ -1,0 +1,313 @@
+//! A CRI client that times what it asks for. It knows no runtime: both sides get equal requests.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use corten_proto::cri::{
+    self, NamespaceMode, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Seconds that the `true` of an ExecSync may take; never reached.
+const EXEC_TIMEOUT: i64 = 30;
+
+/// Both services of one runtime on one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+/// What pods of one measurement have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct PodKind {
+    pub(crate) network: NamespaceMode,
+    pub(crate) image: String,
+    pub(crate) cgroup_parent: String,
+    pub(crate) logs: PathBuf,
+}
+
+/// A running pod with one running container.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    sandbox: String,
+    container: String,
+}
+
+/// What each of the three RPCs of a pod's start took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartTimes {
+    pub(crate) run: Duration,
+    pub(crate) create: Duration,
+    pub(crate) start: Duration,
+}
+
+impl StartTimes {
+    pub(crate) fn total(&self) -> Duration {
+        self.run + self.create + self.start
+    }
+}
+
+impl Client {
+    /// Connects and asks for the version, so that a socket without a service is no client.
+    pub(crate) async fn connect(socket: &Path) -> Result<Self> {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is never resolved: the connector knows the socket.
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .context("connect")?;
+        let mut client = Client {
+            runtime: RuntimeServiceClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel),
+        };
+        client.version().await?;
+        Ok(client)
+    }
+
+    pub(crate) async fn version(&mut self) -> Result<cri::VersionResponse> {
+        let version = self.runtime.version(cri::VersionRequest::default()).await;
+        Ok(version.context("Version")?.into_inner())
+    }
+
+    pub(crate) async fn pull(&mut self, image: &str) -> Result<()> {
+        let spec = cri::ImageSpec {
+            image: image.to_owned(),
+            ..Default::default()
+        };
+        let request = cri::PullImageRequest {
+            image: Some(spec),
+            ..Default::default()
+        };
+        self.images
+            .pull_image(request)
+            .await
+            .with_context(|| format!("PullImage {image}"))?;
+        Ok(())
+    }
+
+    /// RunPodSandbox, CreateContainer and StartContainer, one after the other. `name` is new.
+    pub(crate) async fn start_pod(
+        &mut self,
+        kind: &PodKind,
+        name: &str,
+    ) -> Result<(Pod, StartTimes)> {
+        let sandbox_config = sandbox_config(kind, name);
+        let request = cri::RunPodSandboxRequest {
+            config: Some(sandbox_config.clone()),
+            ..Default::default()
+        };
+        let began = Instant::now();
+        let sandbox = self
+            .runtime
+            .run_pod_sandbox(request)
+            .await
+            .context("RunPodSandbox")?;
+        let run = began.elapsed();
+
+        let sandbox = sandbox.into_inner().pod_sandbox_id;
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.clone(),
+            config: Some(container_config(kind)),
+            sandbox_config: Some(sandbox_config),
+        };
+        let began = Instant::now();
+        let container = self
+            .runtime
+            .create_container(request)
+            .await
+            .context("CreateContainer")?;
+        let create = began.elapsed();
+
+        let container = container.into_inner().container_id;
+        let request = cri::StartContainerRequest {
+            container_id: container.clone(),
+        };
+        let began = Instant::now();
+        self.runtime
+            .start_container(request)
+            .await
+            .context("StartContainer")?;
+        let start = began.elapsed();
+        Ok((
+            Pod { sandbox, container },
+            StartTimes { run, create, start },
+        ))
+    }
+
+    /// ExecSync of `true`.
+    pub(crate) async fn exec_true(&mut self, pod: &Pod) -> Result<Duration> {
+        let request = cri::ExecSyncRequest {
+            container_id: pod.container.clone(),
+            cmd: vec!["true".to_owned()],
+            timeout: EXEC_TIMEOUT,
+        };
+        let began = Instant::now();
+        let response = self.runtime.exec_sync(request).await.context("ExecSync")?;
+        let took = began.elapsed();
+        let code = response.into_inner().exit_code;
+        ensure!(code == 0, "ExecSync of `true` ended with {code}");
+        Ok(took)
+    }
+
+    /// Stops and removes the pod. A container that is not running any more is no pod start at all.
+    pub(crate) async fn remove_pod(&mut self, pod: Pod) -> Result<()> {
+        let Pod { sandbox, container } = pod;
+        let status = cri::ContainerStatusRequest {
+            container_id: container.clone(),
+            verbose: false,
+        };
+        let status = self
+            .runtime
+            .container_status(status)
+            .await
+            .context("ContainerStatus")?;
+        let state = status.into_inner().status.unwrap_or_default().state();
+        ensure!(
+            state == cri::ContainerState::ContainerRunning,
+            "container {container} is {state:?}"
+        );
+
+        let stop = cri::StopContainerRequest {
+            container_id: container.clone(),
+            timeout: 0,
+        };
+        self.runtime
+            .stop_container(stop)
+            .await
+            .context("StopContainer")?;
+        let remove = cri::RemoveContainerRequest {
+            container_id: container,
+        };
+        self.runtime
+            .remove_container(remove)
+            .await
+            .context("RemoveContainer")?;
+        let stop = cri::StopPodSandboxRequest {
+            pod_sandbox_id: sandbox.clone(),
+        };
+        self.runtime
+            .stop_pod_sandbox(stop)
+            .await
+            .context("StopPodSandbox")?;
+        let remove = cri::RemovePodSandboxRequest {
+            pod_sandbox_id: sandbox,
+        };
+        self.runtime
+            .remove_pod_sandbox(remove)
+            .await
+            .context("RemovePodSandbox")?;
+        Ok(())
+    }
+}
+
+fn namespaces(network: NamespaceMode) -> cri::NamespaceOption {
+    cri::NamespaceOption {
+        network: network.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..Default::default()
+    }
+}
+
+fn runtime_default() -> cri::SecurityProfile {
+    let profile_type = cri::security_profile::ProfileType::RuntimeDefault.into();
+    cri::SecurityProfile {
+        profile_type,
+        ..Default::default()
+    }
+}
+
+fn sandbox_config(kind: &PodKind, name: &str) -> cri::PodSandboxConfig {
+    let security = cri::LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(kind.network)),
+        seccomp: Some(runtime_default()),
+        ..Default::default()
+    };
+    let hostname = if kind.network == NamespaceMode::Node {
+        ""
+    } else {
+        name
+    };
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            namespace: "bench".to_owned(),
+            attempt: 0,
+        }),
+        hostname: hostname.to_owned(),
+        log_directory: kind.logs.join(name).display().to_string(),
+        dns_config: Some(cri::DnsConfig {
+            servers: vec!["10.96.0.10".to_owned()],
+            searches: vec!["bench.svc.cluster.local".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        }),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: kind.cgroup_parent.clone(),
+            security_context: Some(security),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A container as the kubelet asks for it: limits, the default seccomp profile, paths hidden.
+fn container_config(kind: &PodKind) -> cri::ContainerConfig {
+    let owned = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect();
+    let security = cri::LinuxContainerSecurityContext {
+        namespace_options: Some(namespaces(kind.network)),
+        seccomp: Some(runtime_default()),
+        masked_paths: owned(&[
+            "/proc/acpi",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/timer_list",
+            "/sys/firmware",
+        ]),
+        readonly_paths: owned(&[
+            "/proc/bus",
+            "/proc/fs",
+            "/proc/irq",
+            "/proc/sys",
+            "/proc/sysrq-trigger",
+        ]),
+        ..Default::default()
+    };
+    let resources = cri::LinuxContainerResources {
+        cpu_shares: 102,
+        cpu_period: 100_000,
+        cpu_quota: 100_000,
+        memory_limit_in_bytes: 128 << 20,
+        oom_score_adj: 1000,
+        ..Default::default()
+    };
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata {
+            name: "main".to_owned(),
+            attempt: 0,
+        }),
+        image: Some(cri::ImageSpec {
+            image: kind.image.clone(),
+            ..Default::default()
+        }),
+        command: owned(&["sleep", "1000000"]),
+        log_path: "main.log".to_owned(),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(resources),
+            security_context: Some(security),
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,256 @@
+//! Corten against containerd with runc, side by side over their CRI sockets: `cargo xtask bench`.
+//!
+//! ```text
+//!   isolation    private mounts, network, process ids and cgroups, all gone at the end
+//!   daemon, cri  the two sides, and equal requests to both
+//!   latency, memory, sync_calls, mount_table   one file a measurement
+//!   samples, report   figures, Markdown, requirements
+//! ```
+#![forbid(unsafe_code)]
+
+mod isolation;
+
+mod cri;
+mod daemon;
+
+mod latency;
+mod memory;
+mod mount_table;
+mod sync_calls;
+
+mod report;
+mod samples;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use corten_proto::cri::NamespaceMode;
+use daemon::{Daemon, Runtime, Setup};
+use report::{Operation, Report};
+
+const HOST_POD: Operation = Operation {
+    name: "host-network pod start",
+    p50_factor: 15.0,
+};
+const BRIDGE_POD: Operation = Operation {
+    name: "bridge pod start",
+    p50_factor: 12.0,
+};
+const EXEC: Operation = Operation {
+    name: "ExecSync of `true`",
+    p50_factor: 15.0,
+};
+
+const PODS: usize = 100;
+const SHORT_PODS: usize = 20;
+const SYNC_PODS: usize = 20;
+const MEMORY: memory::Range = memory::Range { few: 10, many: 60 };
+const SHORT_MEMORY: memory::Range = memory::Range { few: 5, many: 15 };
+
+/// Measures Corten against containerd with runc
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Exit with 1 when a figure falls short of its requirement
+    #[arg(long)]
+    check: bool,
+    /// Pods and execs per side, instead of 100
+    #[arg(long)]
+    pods: Option<usize>,
+    /// A fifth of the pods: for a first look, not for figures
+    #[arg(long)]
+    short: bool,
+    /// Measure these only
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Measurement>,
+    /// Measure one side only, without ratios
+    #[arg(long, value_enum)]
+    side: Option<Runtime>,
+    /// Where `corten` and `corten-shim` are
+    #[arg(long)]
+    corten_dir: PathBuf,
+    /// Where `containerd`, its shim, `ctr` and `runc` are
+    #[arg(long)]
+    containerd_dir: PathBuf,
+    /// Where the reference CNI plugins are
+    #[arg(long, default_value = "/usr/lib/cni")]
+    cni_dir: PathBuf,
+    /// An OCI or Docker archive with the image
+    #[arg(long)]
+    archive: PathBuf,
+    /// The image's name in the archive
+    #[arg(long)]
+    image: String,
+    /// Durable data while the bench runs; on a file system that can hold overlays
+    #[arg(long)]
+    root: PathBuf,
+    /// Where the Markdown goes, besides the standard output
+    #[arg(long)]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measurement {
+    Host,
+    Bridge,
+    Exec,
+    Memory,
+    Sync,
+    Mounts,
+}
+
+impl Options {
+    fn pods(&self) -> usize {
+        self.pods
+            .unwrap_or(if self.short { SHORT_PODS } else { PODS })
+    }
+
+    fn wants(&self, measurement: Measurement) -> bool {
+        self.only.is_empty() || self.only.contains(&measurement)
+    }
+
+    fn sides(&self) -> Vec<Runtime> {
+        match self.side {
+            Some(side) => vec![side],
+            None => vec![Runtime::Corten, Runtime::Containerd],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match isolation::enter(|cgroup| run(&options, cgroup)) {
+        Ok(code) => code,
+        Err(error) => {
+            report::note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, cgroup: &str) -> Result<ExitCode> {
+    let setup = Setup {
+        corten_dir: options.corten_dir.clone(),
+        containerd_dir: options.containerd_dir.clone(),
+        cni_dir: options.cni_dir.clone(),
+        archive: options.archive.clone(),
+        image: options.image.clone(),
+        root: options.root.join(cgroup),
+        state: PathBuf::from("/run").join(cgroup),
+        cgroup: cgroup.to_owned(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let measured = runtime
+        .context("start the async runtime")?
+        .block_on(measure(options, &setup));
+    let (head, report) = keep_logs_on_error(measured, &setup)?;
+
+    let markdown = report.markdown(&head);
+    fs::write(&options.output, &markdown).context("write the table")?;
+    std::io::Write::write_all(&mut std::io::stdout(), markdown.as_bytes()).context("print")?;
+    for failure in report.failures() {
+        report::note(failure);
+    }
+    let failed = options.check && !report.failures().is_empty();
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Durable data goes with the bench; after an error it stays, for its logs.
+fn keep_logs_on_error<T>(measured: Result<T>, setup: &Setup) -> Result<T> {
+    match measured {
+        Ok(measured) => {
+            fs::remove_dir_all(&setup.root).context("remove the bench's data")?;
+            Ok(measured)
+        }
+        Err(error) => Err(error.context(format!("logs are kept in {}", setup.root.display()))),
+    }
+}
+
+async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
+    let mut report = Report::default();
+    let mut sides = Vec::new();
+    for runtime in options.sides() {
+        let daemon = setup.start(runtime).await?;
+        daemon.load_image()?;
+        sides.push(daemon);
+    }
+    let head = head(options, &mut sides).await?;
+    latencies(options, &mut sides, &mut report).await?;
+    // What follows looks at processes: only those of one side may be there.
+    for daemon in sides {
+        daemon.stop().await?;
+    }
+    for runtime in options
+        .sides()
+        .into_iter()
+        .filter(|_| options.wants(Measurement::Memory))
+    {
+        report::note(&format!("memory of {}", runtime.name()));
+        let range = if options.short { SHORT_MEMORY } else { MEMORY };
+        report.add_memory(memory::per_pod(setup, runtime, range).await?, range);
+    }
+    if options.sides().contains(&Runtime::Corten) {
+        ours_alone(options, setup, &mut report).await?;
+    }
+    Ok((head, report))
+}
+
+async fn latencies(options: &Options, sides: &mut [Daemon], report: &mut Report) -> Result<()> {
+    let n = options.pods();
+    let starts = [
+        (Measurement::Host, HOST_POD, NamespaceMode::Node),
+        (Measurement::Bridge, BRIDGE_POD, NamespaceMode::Pod),
+    ];
+    for (measurement, operation, network) in starts {
+        if options.wants(measurement) {
+            report::note(operation.name);
+            report.add_latency(operation, &latency::pod_starts(sides, network, n).await?);
+        }
+    }
+    if options.wants(Measurement::Exec) {
+        report::note(EXEC.name);
+        report.add_latency(EXEC, &latency::execs(sides, n).await?);
+    }
+    Ok(())
+}
+
+async fn ours_alone(options: &Options, setup: &Setup, report: &mut Report) -> Result<()> {
+    if options.wants(Measurement::Sync) {
+        report::note("sync calls");
+        report.add_sync_calls(sync_calls::count(setup, SYNC_PODS).await?, SYNC_PODS);
+    }
+    if options.wants(Measurement::Mounts) {
+        report::note("mount table");
+        let n = options.pods().div_ceil(2);
+        report.add_mount_table(&mount_table::pod_starts(setup, n).await?);
+    }
+    Ok(())
+}
+
+/// What was measured, on what, in one paragraph.
+async fn head(options: &Options, sides: &mut [Daemon]) -> Result<String> {
+    let mut names = Vec::new();
+    for daemon in sides {
+        let version = daemon.client.version().await?;
+        names.push(format!(
+            "{} {}",
+            version.runtime_name, version.runtime_version
+        ));
+    }
+    let kernel =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
+    let cores = std::thread::available_parallelism().context("count cores")?;
+    Ok(format!(
+        "{}; {} pods and execs each, one at a time, in turns of 10, PID mode CONTAINER, seccomp \
+         RuntimeDefault; Linux {}, {cores} cores.",
+        names.join(" against "),
+        options.pods(),
+        kernel.trim(),
+    ))
+}
