@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use corten_proto::cri::{
-    self, NamespaceMode, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
-};
+use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -17,11 +14,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 /// Seconds that the `true` of an ExecSync may take; never reached.
 const EXEC_TIMEOUT: i64 = 30;
 
-/// Both services of one runtime on one connection.
+/// The runtime service of one side, on one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
 }
 
 /// What pods of one measurement have in common.
@@ -69,8 +65,7 @@ impl Client {
             .await
             .context("connect")?;
         let mut client = Client {
-            runtime: RuntimeServiceClient::new(channel.clone()),
-            images: ImageServiceClient::new(channel),
+            runtime: RuntimeServiceClient::new(channel),
         };
         client.version().await?;
         Ok(client)
@@ -79,22 +74,6 @@ impl Client {
     pub(crate) async fn version(&mut self) -> Result<cri::VersionResponse> {
         let version = self.runtime.version(cri::VersionRequest::default()).await;
         Ok(version.context("Version")?.into_inner())
-    }
-
-    pub(crate) async fn pull(&mut self, image: &str) -> Result<()> {
-        let spec = cri::ImageSpec {
-            image: image.to_owned(),
-            ..Default::default()
-        };
-        let request = cri::PullImageRequest {
-            image: Some(spec),
-            ..Default::default()
-        };
-        self.images
-            .pull_image(request)
-            .await
-            .with_context(|| format!("PullImage {image}"))?;
-        Ok(())
     }
 
     /// RunPodSandbox, CreateContainer and StartContainer, one after the other. `name` is new.

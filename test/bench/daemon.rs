@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use corten_proto::cri::NamespaceMode;
+use corten_test::image::BUSYBOX;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -55,10 +56,6 @@ pub(crate) struct Setup {
     pub(crate) containerd_dir: PathBuf,
     /// Holds the reference CNI plugins, for both sides.
     pub(crate) cni_dir: PathBuf,
-    /// An OCI or Docker archive that holds `image`.
-    pub(crate) archive: PathBuf,
-    /// With `sleep` and `true` in its PATH.
-    pub(crate) image: String,
     /// Durable data of the runtimes; the bench's own.
     pub(crate) root: PathBuf,
     /// Data that ends with a reboot; a tmpfs, as on a real host.
@@ -165,7 +162,7 @@ impl Setup {
              SystemdCgroup = false\n",
             root = root.join("root"),
             state = state.join("state"),
-            image = self.image,
+            image = BUSYBOX,
             cni = self.cni_dir,
             net = root.join("net.d"),
             runc = self.containerd_dir.join("runc"),
@@ -221,20 +218,20 @@ impl Daemon {
     pub(crate) fn pod_kind(&self, network: NamespaceMode) -> PodKind {
         PodKind {
             network,
-            image: self.setup.image.clone(),
+            image: BUSYBOX.to_owned(),
             cgroup_parent: format!("/{}/{}", self.setup.cgroup, self.runtime.name()),
             logs: self.setup.root.join(self.runtime.name()).join("logs"),
         }
     }
 
-    /// Puts the bench's image into the runtime's store, by the runtime's own command.
-    pub(crate) fn load_image(&self) -> Result<()> {
+    /// Puts the archive's image into the runtime's store, by the runtime's own command.
+    pub(crate) fn load_image(&self, archive: &Path) -> Result<()> {
         let setup = &self.setup;
         let socket = setup.state.join(self.runtime.name()).join("cri.sock");
         let mut command = match self.runtime {
             Runtime::Corten => {
                 let mut command = Command::new(setup.corten_dir.join("corten"));
-                command.arg("--socket").arg(socket).args(["image", "load"]);
+                command.args(["image", "--socket"]).arg(socket).arg("load");
                 command
             }
             Runtime::Containerd => {
@@ -249,7 +246,7 @@ impl Daemon {
             }
         };
         let output = command
-            .arg(&setup.archive)
+            .arg(archive)
             .output()
             .context("load the image")?;
         let told = String::from_utf8_lossy(&output.stderr);

@@ -29,14 +29,16 @@ use nix::{
 
 /// How the processes of one bench know what they are.
 const ROLE: &str = "CORTEN_BENCH_ROLE";
-/// Cgroups of a bench are below this name and the guard's process id.
-const CGROUP_PREFIX: &str = "corten-bench-";
+/// A bench's cgroups and its folder bear this and the guard's process id.
+const PREFIX: &str = "corten-bench-";
 const CGROUP_MOUNTS: &str = "/sys/fs/cgroup";
 /// What daemons and plugins write outside of the directories that they are told.
 const PRIVATE_DIRS: [&str; 2] = ["/run", "/var/lib"];
 
 /// Runs `bench` as the innermost of the three processes; the others wait for it.
-pub(crate) fn enter(bench: impl FnOnce(&str) -> Result<ExitCode>) -> Result<ExitCode> {
+///
+/// `bench` gets a name that is free in `root` and among cgroups, for what it makes there.
+pub(crate) fn enter(root: &Path, bench: impl FnOnce(&str) -> Result<ExitCode>) -> Result<ExitCode> {
     let mut role = env::var(ROLE).unwrap_or_default();
     role.retain(|c| !c.is_whitespace());
     match role.split_once(':') {
@@ -45,17 +47,17 @@ pub(crate) fn enter(bench: impl FnOnce(&str) -> Result<ExitCode>) -> Result<Exit
             SigSet::all().thread_unblock().context("unblock signals")?;
             bench(cgroup)
         }
-        _ => guard(),
+        _ => guard(root),
     }
 }
 
-fn guard() -> Result<ExitCode> {
+fn guard(root: &Path) -> Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the bench makes namespaces: run it as root"
     );
-    remove_orphaned_cgroups();
-    let cgroup = format!("{CGROUP_PREFIX}{}", std::process::id());
+    remove_orphans(root);
+    let cgroup = format!("{PREFIX}{}", std::process::id());
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID)
         .context("unshare mounts, network and process ids")?;
     let signals = block_signals()?;
@@ -159,17 +161,35 @@ fn make_mounts_private() -> Result<()> {
     .context("/proc")
 }
 
-/// The cgroups of benches whose guard was killed.
-fn remove_orphaned_cgroups() {
-    for hierarchy in hierarchies() {
-        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let guard = name.strip_prefix(CGROUP_PREFIX);
-            if guard.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-                remove_tree(&entry.path());
-            }
+/// Cgroups and folders of benches whose guard is gone: killed, or ended by an error.
+fn remove_orphans(root: &Path) {
+    for dir in hierarchies()
+        .iter()
+        .flat_map(|hierarchy| orphans(hierarchy))
+    {
+        remove_tree(&dir);
+    }
+    for dir in orphans(root) {
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            crate::report::note(&format!("remove {}: {error}", dir.display()));
         }
     }
+}
+
+fn orphans(dir: &Path) -> Vec<PathBuf> {
+    let is_orphan = |path: &PathBuf| {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let guard = name.strip_prefix(PREFIX);
+        guard.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    };
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(is_orphan)
+        .collect()
 }
 
 fn remove_cgroups(cgroup: &str) {
@@ -179,7 +199,7 @@ fn remove_cgroups(cgroup: &str) {
 }
 
 /// Mount points of cgroup hierarchies: one on a pure v2 host, one per controller elsewhere.
-pub(crate) fn hierarchies() -> Vec<PathBuf> {
+fn hierarchies() -> Vec<PathBuf> {
     let top = Path::new(CGROUP_MOUNTS);
     if top.join("cgroup.controllers").exists() {
         return vec![top.to_owned()];

@@ -26,6 +26,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use corten_proto::cri::NamespaceMode;
+use corten_test::image::busybox_archive;
 use daemon::{Daemon, Runtime, Setup};
 use report::{Operation, Report};
 
@@ -75,12 +76,6 @@ struct Options {
     /// Where the reference CNI plugins are
     #[arg(long, default_value = "/usr/lib/cni")]
     cni_dir: PathBuf,
-    /// An OCI or Docker archive with the image
-    #[arg(long)]
-    archive: PathBuf,
-    /// The image's name in the archive
-    #[arg(long)]
-    image: String,
     /// Durable data while the bench runs; on a file system that can hold overlays
     #[arg(long)]
     root: PathBuf,
@@ -119,7 +114,7 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match isolation::enter(|cgroup| run(&options, cgroup)) {
+    match isolation::enter(&options.root, |cgroup| run(&options, cgroup)) {
         Ok(code) => code,
         Err(error) => {
             report::note(&format!("{error:#}"));
@@ -133,8 +128,6 @@ fn run(options: &Options, cgroup: &str) -> Result<ExitCode> {
         corten_dir: options.corten_dir.clone(),
         containerd_dir: options.containerd_dir.clone(),
         cni_dir: options.cni_dir.clone(),
-        archive: options.archive.clone(),
-        image: options.image.clone(),
         root: options.root.join(cgroup),
         state: PathBuf::from("/run").join(cgroup),
         cgroup: cgroup.to_owned(),
@@ -173,11 +166,13 @@ fn keep_logs_on_error<T>(measured: Result<T>, setup: &Setup) -> Result<T> {
 }
 
 async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
+    fs::create_dir_all(&setup.root).context("create the bench's folder")?;
+    let archive = busybox_archive(&setup.root)?;
     let mut report = Report::default();
     let mut sides = Vec::new();
     for runtime in options.sides() {
         let daemon = setup.start(runtime).await?;
-        daemon.load_image()?;
+        daemon.load_image(&archive)?;
         sides.push(daemon);
     }
     let head = head(options, &mut sides).await?;

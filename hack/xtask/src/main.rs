@@ -1,7 +1,38 @@
 //! `cargo xtask`: the project's own tasks. The tree's rules are this crate's tests.
 #![forbid(unsafe_code)]
 
+mod bench;
+
 #[cfg(test)]
 mod tidy;
 
-fn main() {}
+use std::{io::Write, path::Path, process::ExitCode};
+
+use clap::Parser;
+
+/// The project's own tasks
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Measures Corten against containerd with runc; `-- --help` shows all options
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    // Always set, and right, for what cargo has just built and runs.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("."));
+    let result = match Task::parse() {
+        Task::Bench(options) => bench::run(root, &options),
+    };
+    match result {
+        Ok(never) => match never {},
+        Err(error) => {
+            // Nobody reads: the exit code remains.
+            let _ = writeln!(std::io::stderr(), "xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

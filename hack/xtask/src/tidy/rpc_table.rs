@@ -12,8 +12,9 @@ use super::{assert_clean, assert_findings};
 const CRI: &str = "proto/runtime/v1/api.proto";
 const README: &str = "README.md";
 const MISSING: &str = "missing";
-/// The headers of the two blocks that answer RPCs.
-const SERVICES: [&str; 2] = ["RuntimeService for", "ImageService for"];
+/// Where the daemon's two tables of handlers are, and how each begins.
+const DAEMON: &str = "cri-server/src/rpc/mod.rs";
+const HANDLERS: &str = "\nhandlers!(";
 
 fn table(tree: &Tree) -> Vec<Finding> {
     let (Some(cri), Some(readme)) = (tree.file(CRI), tree.file(README)) else {
@@ -67,30 +68,13 @@ fn rows(readme: &str) -> BTreeMap<&str, (usize, &str)> {
     readme.lines().enumerate().filter_map(row).collect()
 }
 
-/// Methods that the daemon's services implement, in snake case.
+/// Methods in the daemon's tables of handlers, a line each: `version(VersionRequest) -> ...;`.
 fn served(tree: &Tree) -> BTreeSet<String> {
-    let daemon = tree
-        .with_extension("rs")
-        .filter(|(path, _)| path.starts_with("cri-server/src/"));
-    let mut methods = BTreeSet::new();
-    for (_, text) in daemon {
-        let text = mask(text);
-        let blocks = text.split("\nimpl ").skip(1);
-        for block in blocks.filter(|block| SERVICES.iter().any(|name| head(block).contains(name))) {
-            let body = block.split("\n}").next().unwrap_or_default();
-            methods.extend(body.split(" fn ").skip(1).filter_map(function_name));
-        }
-    }
-    methods
-}
-
-fn head(block: &str) -> &str {
-    block.split('{').next().unwrap_or_default()
-}
-
-fn function_name(after_fn: &str) -> Option<String> {
-    let end = after_fn.find(|c: char| !c.is_alphanumeric() && c != '_')?;
-    Some(after_fn[..end].to_owned())
+    let text = mask(tree.file(DAEMON).unwrap_or_default());
+    let tables = text.split(HANDLERS).skip(1);
+    let lines = tables.flat_map(|table| table.split("\n}").next().unwrap_or_default().lines());
+    let method = |line: &str| Some(line.split_once('(')?.0.trim().to_owned());
+    lines.filter_map(method).collect()
 }
 
 fn snake_case(name: &str) -> String {
@@ -116,21 +100,21 @@ fn the_cri_has_43_rpcs() {
 }
 
 #[test]
+fn the_daemon_serves_something() {
+    assert!(served(&Tree::of_the_repository()).contains("run_pod_sandbox"));
+}
+
+#[test]
 fn a_row_that_is_absent_or_false_is_found() {
     let cri = "service RuntimeService {\n  rpc Version(A) returns (B) {}\n  rpc Attach(A) returns (B) {}\n  \
                rpc ExecSync(A) returns (B) {}\n  rpc Status(A) returns (B) {}\n}\n";
-    let daemon = "//! Table.\n\nimpl cri::runtime_service_server::RuntimeService for Service {\n    \
-                  async fn version(&self) {}\n    async fn exec_sync(&self) {}\n}\n\n\
-                  impl Other {\n    fn status(&self) {}\n}\n";
+    let daemon = "//! Table.\n\nhandlers!(RuntimeService {\n    version(A) -> B;\n    // status(A) -> B;\n    \
+                  exec_sync(A) -> B;\n});\n\nfn status(x: u8) {}\n";
     let readme = "# Corten\n\n| RPC | state |\n| --- | --- |\n| `Version` | works |\n\
                   | `ExecSync` | missing |\n| `Status` | works |\n";
     assert_findings(
         table,
-        &[
-            (CRI, cri),
-            ("cri-server/src/rpc/mod.rs", daemon),
-            (README, readme),
-        ],
+        &[(CRI, cri), (DAEMON, daemon), (README, readme)],
         &[
             "proto/runtime/v1/api.proto:3: no row for `Attach` in README.md",
             "README.md:6: `ExecSync` is served: its row should say not \"missing\"",

@@ -1,0 +1,96 @@
+//! `cargo xtask bench`: builds both sides and hands over to the bench in `test/bench`.
+
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+};
+
+use clap::Args;
+
+/// What the bench gets; xtask itself has no options here.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Options of the bench, such as --check, --pods N, --short and --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    bench: Vec<OsString>,
+}
+
+/// Why the bench did not start.
+#[derive(Debug)]
+pub(crate) enum Error {
+    Start { program: String, source: io::Error },
+    Failed { program: String, status: ExitStatus },
+    NoCache,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Start { program, source } => write!(f, "start {program}: {source}"),
+            Self::Failed { program, status } => write!(f, "{program}: {status}"),
+            Self::NoCache => write!(f, "no cache folder: set CORTEN_CACHE or HOME"),
+        }
+    }
+}
+
+/// Builds, then becomes the bench, so that signals and the exit code are the bench's own.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
+    let target = root.join("target");
+    finish(
+        Command::new("make")
+            .arg("--silent")
+            .arg("build")
+            .current_dir(root),
+    )?;
+    finish(Command::new(root.join("hack/setup")).arg("bench"))?;
+    finish(
+        Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--package",
+                "corten-test",
+                "--bin",
+                "corten-bench",
+            ])
+            .current_dir(root),
+    )?;
+    let error = Command::new(target.join("release/corten-bench"))
+        .arg("--corten-dir")
+        .arg(target.join("release"))
+        .arg("--containerd-dir")
+        .arg(cache()?.join("bin"))
+        .arg("--root")
+        .arg(target.join("bench"))
+        .arg("--output")
+        .arg(target.join("bench.md"))
+        .args(&options.bench)
+        .exec();
+    Err(Error::Start {
+        program: "corten-bench".to_owned(),
+        source: error,
+    })
+}
+
+/// Where `hack/setup` keeps what it has built.
+fn cache() -> Result<PathBuf, Error> {
+    if let Some(cache) = std::env::var_os("CORTEN_CACHE") {
+        return Ok(cache.into());
+    }
+    let home = std::env::home_dir().ok_or(Error::NoCache)?;
+    Ok(home.join(".cache/corten"))
+}
+
+fn finish(command: &mut Command) -> Result<(), Error> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Failed { program, status }),
+        Err(source) => Err(Error::Start { program, source }),
+    }
+}
