@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use corten_proto::cri::NamespaceMode;
-use corten_test::image::BUSYBOX;
+use corten_test::image;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -18,6 +18,8 @@ use nix::{
 
 use crate::cri::{Client, PodKind};
 
+/// Busybox that sleeps: for containers, and for the sandbox container that containerd needs.
+const IMAGE: &str = "test.example/bench:1";
 /// From the start of a daemon to its first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From SIGTERM to the end of a daemon.
@@ -110,6 +112,15 @@ impl Setup {
         })
     }
 
+    /// Writes the image of both sides as an OCI archive.
+    pub(crate) fn write_image(&self) -> Result<PathBuf> {
+        fs::create_dir_all(&self.root).context("create the bench's folder")?;
+        image::busybox_archive(&self.root)?;
+        let config =
+            serde_json::json!({ "Cmd": ["sleep", "1000000"], "Env": ["PATH=/bin:/usr/bin"] });
+        image::archive(&self.root, &self.root.join("busybox-tree"), &config, IMAGE)
+    }
+
     fn corten(&self, root: &Path, state: &Path, socket: &Path) -> Command {
         let mut command = Command::new(self.corten_dir.join("corten"));
         command.arg("serve").arg("--root").arg(root.join("root"));
@@ -162,7 +173,7 @@ impl Setup {
              SystemdCgroup = false\n",
             root = root.join("root"),
             state = state.join("state"),
-            image = BUSYBOX,
+            image = IMAGE,
             cni = self.cni_dir,
             net = root.join("net.d"),
             runc = self.containerd_dir.join("runc"),
@@ -218,7 +229,7 @@ impl Daemon {
     pub(crate) fn pod_kind(&self, network: NamespaceMode) -> PodKind {
         PodKind {
             network,
-            image: BUSYBOX.to_owned(),
+            image: IMAGE.to_owned(),
             cgroup_parent: format!("/{}/{}", self.setup.cgroup, self.runtime.name()),
             logs: self.setup.root.join(self.runtime.name()).join("logs"),
         }
@@ -245,10 +256,7 @@ impl Daemon {
                 command
             }
         };
-        let output = command
-            .arg(archive)
-            .output()
-            .context("load the image")?;
+        let output = command.arg(archive).output().context("load the image")?;
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{:?}: {told}", command);
         Ok(())

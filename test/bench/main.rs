@@ -26,7 +26,6 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use corten_proto::cri::NamespaceMode;
-use corten_test::image::busybox_archive;
 use daemon::{Daemon, Runtime, Setup};
 use report::{Operation, Report};
 
@@ -166,8 +165,7 @@ fn keep_logs_on_error<T>(measured: Result<T>, setup: &Setup) -> Result<T> {
 }
 
 async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
-    fs::create_dir_all(&setup.root).context("create the bench's folder")?;
-    let archive = busybox_archive(&setup.root)?;
+    let archive = setup.write_image()?;
     let mut report = Report::default();
     let mut sides = Vec::new();
     for runtime in options.sides() {

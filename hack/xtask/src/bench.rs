@@ -14,27 +14,20 @@ use clap::Args;
 /// What the bench gets; xtask itself has no options here.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Options of the bench, such as --check, --pods N, --short and --help
+    /// --check, --pods N, --short; --help shows all
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     bench: Vec<OsString>,
 }
 
 /// Why the bench did not start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error("start {program}")]
     Start { program: String, source: io::Error },
+    #[error("{program}: {status}")]
     Failed { program: String, status: ExitStatus },
+    #[error("no folder for what hack/setup builds: set CORTEN_CACHE or HOME")]
     NoCache,
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Start { program, source } => write!(f, "start {program}: {source}"),
-            Self::Failed { program, status } => write!(f, "{program}: {status}"),
-            Self::NoCache => write!(f, "no cache folder: set CORTEN_CACHE or HOME"),
-        }
-    }
 }
 
 /// Builds, then becomes the bench, so that signals and the exit code are the bench's own.

@@ -14,7 +14,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Measures Corten against containerd with runc; `-- --help` shows all options
+    /// Measures Corten against containerd with runc
+    #[command(disable_help_flag = true)]
     Bench(bench::Options),
 }
 
@@ -31,8 +32,17 @@ fn main() -> ExitCode {
         Ok(never) => match never {},
         Err(error) => {
             // Nobody reads: the exit code remains.
-            let _ = writeln!(std::io::stderr(), "xtask: {error}");
+            let _ = writeln!(std::io::stderr(), "xtask: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and what caused it, from the outside in.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
