@@ -1,0 +1,245 @@
+//! From a CRI request to the shim's [`Plan`]: pure planning, all of a request's field checks
+//! included.
+//!
+//! The plan is lowered directly from the CRI's types. An OCI `config.json` in between would say
+//! less (descriptors, self-made mounts, merged users are not in it) and would be built only to be
+//! taken apart again. Nothing here opens a path that a user named. What is not built yet is
+//! refused, never accepted and ignored.
+
+mod args;
+mod capabilities;
+mod devices;
+pub(crate) mod dns;
+mod env;
+mod host;
+mod log_path;
+mod mounts;
+mod namespaces;
+mod path;
+mod resources;
+pub(crate) mod seccomp;
+mod security_profile;
+pub(crate) mod signal;
+mod sysctl;
+mod user;
+mod validate;
+
+use std::path::Path;
+
+use corten_image::ImageConfig;
+use corten_proto::{cri, shim};
+
+pub(crate) use host::Host;
+pub(crate) use log_path::log_path;
+pub(crate) use security_profile::seccomp_localhost_path;
+pub(crate) use sysctl::sysctls;
+pub(crate) use validate::{validate_container, validate_pod};
+
+/// A field of a request that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub(crate) struct Invalid {
+    /// Path of the field from the request, as in `config.mounts[2].host_path`; for what comes from
+    /// the image, `image config` and the name there.
+    pub field: String,
+    pub reason: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The sandbox in which the container will run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pod<'a> {
+    pub id: &'a str,
+    /// As stored by RunPodSandbox, not the copy that came with CreateContainer.
+    pub config: &'a cri::PodSandboxConfig,
+    /// `<state>/pods/<id>`. Holds, for every pod, the files `resolv.conf`, `hostname` and `hosts`
+    /// (for a pod on the host's network, copies of the host's: a container may write to them), and
+    /// `shm/` unless IPC is the host's.
+    pub state_dir: &'a Path,
+    /// Pin of the network namespace; none is the host's.
+    pub netns: Option<&'a Path>,
+    /// Pin of the IPC namespace; none is the host's.
+    pub ipc: Option<&'a Path>,
+    /// Pin of the UTS namespace; none is the host's.
+    pub uts: Option<&'a Path>,
+    /// Pin of the PID namespace that the pod's containers share; none when they share none.
+    pub pid: Option<&'a Path>,
+    /// Cgroup of the pod below each hierarchy's root, with leading slash.
+    pub cgroup_parent: &'a str,
+}
+
+/// What is to be planned.
+#[derive(Debug, Clone)]
+pub(crate) struct Container<'a> {
+    pub id: &'a str,
+    pub config: &'a cri::ContainerConfig,
+    pub image: &'a ImageConfig,
+    /// Layer directories, topmost first.
+    pub lower: Vec<String>,
+    /// Holds `upper/` and `work/`.
+    pub root_dir: &'a Path,
+    /// `<state>/containers/<id>`.
+    pub state_dir: &'a Path,
+    /// Host pid of the init of the container that PID mode TARGET names.
+    pub target_pid: Option<i32>,
+    /// Content of the file that [`seccomp_localhost_path`] gave.
+    pub seccomp_profile: Option<&'a [u8]>,
+}
+
+/// What the operator may set for every container.
+#[derive(Debug, Clone)]
+pub(crate) struct Defaults {
+    /// Most processes in a container; 0 is no limit of ours.
+    pub pids_limit: i64,
+    /// RLIMIT_NOFILE, soft and hard; none inherits the daemon's.
+    pub nofile: Option<(u64, u64)>,
+    /// Longest message in one log line, bytes.
+    pub max_log_line: u32,
+}
+
+impl Default for Defaults {
+    /// 1024:524288 is what systemd gives to services, so what a container has under other runtimes'
+    /// units; an infinite limit makes old daemons loop over a billion descriptors.
+    fn default() -> Self {
+        Self {
+            pids_limit: 0,
+            nofile: Some((1024, 524_288)),
+            max_log_line: 16 * 1024,
+        }
+    }
+}
+
+/// Everything that one part of the plan may look at.
+struct Input<'a> {
+    host: &'a Host,
+    pod: &'a Pod<'a>,
+    container: &'a Container<'a>,
+    security: Security<'a>,
+}
+
+/// The container's security context, with the questions that many parts ask.
+#[derive(Clone, Copy)]
+struct Security<'a>(Option<&'a cri::LinuxContainerSecurityContext>);
+
+impl<'a> Security<'a> {
+    /// Where it is in a request.
+    const FIELD: &'static str = "config.linux.security_context";
+
+    fn of(config: &'a cri::ContainerConfig) -> Self {
+        Self(
+            config
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.security_context.as_ref()),
+        )
+    }
+
+    fn privileged(self) -> bool {
+        self.0.is_some_and(|context| context.privileged)
+    }
+
+    fn readonly_rootfs(self) -> bool {
+        self.0.is_some_and(|context| context.readonly_rootfs)
+    }
+
+    fn no_new_privileges(self) -> bool {
+        self.0.is_some_and(|context| context.no_new_privs)
+    }
+}
+
+/// The shim's plan for a container, ready to be sent.
+///
+/// # Errors
+/// The first field, of the request or of the image's config, that cannot be done.
+pub(crate) fn plan(
+    host: &Host,
+    pod: &Pod<'_>,
+    container: &Container<'_>,
+    defaults: &Defaults,
+) -> Result<shim::Plan, Invalid> {
+    validate_container(container.config, pod.config)?;
+    let security = Security::of(container.config);
+    let input = Input {
+        host,
+        pod,
+        container,
+        security,
+    };
+    security_profile::check_mac(security, host)?;
+    signal::effective(container.config, container.image)?;
+    let (masked_paths, readonly_paths) = mounts::hidden_paths(security);
+    Ok(shim::Plan {
+        container_id: container.id.into(),
+        pod_id: pod.id.into(),
+        rootfs: Some(shim::Rootfs {
+            lower: container.lower.clone(),
+            upper: path::text(&container.root_dir.join("upper"))?,
+            work: path::text(&container.root_dir.join("work"))?,
+            readonly: security.readonly_rootfs(),
+        }),
+        mounts: mounts::plan(&input)?,
+        devices: devices::plan(container.config, security.privileged())?,
+        namespaces: Some(namespaces::plan(&input)?),
+        cgroup: Some(shim::Cgroup {
+            path: format!(
+                "{}/{}",
+                pod.cgroup_parent.trim_end_matches('/'),
+                container.id
+            ),
+            resources: Some(resources::plan(container.config, host, defaults)?),
+            all_devices: security.privileged(),
+        }),
+        process: Some(process(&input, defaults)?),
+        log: Some(shim::Log {
+            path: log_path(pod.config, container.config)?.unwrap_or_default(),
+            max_line: defaults.max_log_line,
+        }),
+        masked_paths,
+        readonly_paths,
+        state_dir: path::text(container.state_dir)?,
+    })
+}
+
+fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Invalid> {
+    let Input {
+        host,
+        container,
+        security,
+        ..
+    } = *input;
+    let config = container.config;
+    let capabilities = capabilities::plan(host, security)?;
+    Ok(shim::Process {
+        args: args::plan(config, container.image)?,
+        env: env::plan(
+            config,
+            container.image,
+            &dns::hostname(input.pod.config, &host.hostname),
+        )?,
+        cwd: args::working_dir(config, container.image)?,
+        terminal: config.tty,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        user: Some(user::plan(security, container.image)?),
+        no_new_privileges: security.no_new_privileges(),
+        seccomp_filter: security_profile::seccomp_filter(input, capabilities.bounding)?,
+        capabilities: Some(capabilities),
+        oom_score_adj: resources::oom_score_adj(config)?,
+        rlimits: defaults
+            .nofile
+            .iter()
+            .map(|&(soft, hard)| resources::nofile(soft, hard))
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The request's own mounts, and their checks.
+
+use corten_proto::{cri, shim};
+
+use crate::spec::{Invalid, path};
+
+/// In the request's order, destinations cleaned.
+pub(super) fn plan(config: &cri::ContainerConfig) -> Result<Vec<shim::Mount>, Invalid> {
+    let mounts = config.mounts.iter().enumerate();
+    mounts
+        .map(|(i, mount)| lower(mount, &format!("config.mounts[{i}]")))
+        .collect()
+}
+
+/// All that [`plan`] checks.
+pub(in crate::spec) fn validate(config: &cri::ContainerConfig) -> Result<(), Invalid> {
+    plan(config).map(drop)
+}
+
+fn lower(mount: &cri::Mount, field: &str) -> Result<shim::Mount, Invalid> {
+    refuse_unsupported(mount, field)?;
+    path::absolute(&mount.host_path, &format!("{field}.host_path"))?;
+    let destination = path::clean(&mount.container_path, &format!("{field}.container_path"))?;
+    if destination == "/" {
+        return Err(Invalid::new(
+            format!("{field}.container_path"),
+            "a mount cannot replace the root",
+        ));
+    }
+    let bind = shim::Bind {
+        source: mount.host_path.clone(),
+        propagation: propagation(mount, field)?.into(),
+        // The CRI asks for an error, but every runtime makes the folder and workloads rely on it.
+        create_source: true,
+        recursive_readonly: recursive_readonly(mount, field)?,
+    };
+    Ok(shim::Mount {
+        destination,
+        attributes: Some(attributes(mount, field)?),
+        kind: Some(shim::mount::Kind::Bind(bind)),
+    })
+}
+
+/// `selinux_relabel` is none of these: where SELinux is absent it asks for nothing.
+fn refuse_unsupported(mount: &cri::Mount, field: &str) -> Result<(), Invalid> {
+    let unsupported = [
+        (
+            mount.image.is_some(),
+            "image",
+            "image volumes are not supported",
+        ),
+        (
+            !mount.image_sub_path.is_empty(),
+            "image_sub_path",
+            "image volumes are not supported",
+        ),
+        (
+            !mount.uid_mappings.is_empty(),
+            "uidMappings",
+            "id-mapped mounts are not supported",
+        ),
+        (
+            !mount.gid_mappings.is_empty(),
+            "gidMappings",
+            "id-mapped mounts are not supported",
+        ),
+    ];
+    match unsupported.into_iter().find(|(asked, ..)| *asked) {
+        Some((_, name, reason)) => Err(Invalid::new(format!("{field}.{name}"), reason)),
+        None => Ok(()),
+    }
+}
+
+fn propagation(mount: &cri::Mount, field: &str) -> Result<shim::Propagation, Invalid> {
+    match cri::MountPropagation::try_from(mount.propagation) {
+        Ok(cri::MountPropagation::PropagationPrivate) => Ok(shim::Propagation::Private),
+        Ok(cri::MountPropagation::PropagationHostToContainer) => {
+            Ok(shim::Propagation::HostToContainer)
+        }
+        Ok(cri::MountPropagation::PropagationBidirectional) => Ok(shim::Propagation::Bidirectional),
+        Err(unknown) => Err(Invalid::new(
+            format!("{field}.propagation"),
+            unknown.to_string(),
+        )),
+    }
+}
+
+/// Rule (CRI, `Mount.recursive_read_only`): with `readonly` and private propagation only.
+fn recursive_readonly(mount: &cri::Mount, field: &str) -> Result<bool, Invalid> {
+    let refused = |reason| Err(Invalid::new(format!("{field}.recursive_read_only"), reason));
+    match mount {
+        mount if !mount.recursive_read_only => Ok(false),
+        mount if !mount.readonly => refused("needs readonly"),
+        mount if mount.propagation != 0 => refused("needs private propagation"),
+        _ => Ok(true),
+    }
+}
+
+fn attributes(mount: &cri::Mount, field: &str) -> Result<shim::MountAttributes, Invalid> {
+    let mut attributes = shim::MountAttributes {
+        readonly: mount.readonly,
+        ..Default::default()
+    };
+    for (i, option) in mount.mount_options.iter().enumerate() {
+        match option.as_str() {
+            "nosuid" => attributes.nosuid = true,
+            "nodev" => attributes.nodev = true,
+            "noexec" => attributes.noexec = true,
+            _ => {
+                let reason = format!("{option:?} is not supported: nosuid, nodev and noexec are");
+                return Err(Invalid::new(format!("{field}.mount_options[{i}]"), reason));
+            }
+        }
+    }
+    Ok(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(mount: cri::Mount, field: &str) {
+        let good = cri::Mount {
+            host_path: "/h".into(),
+            container_path: "/c".into(),
+            ..Default::default()
+        };
+        let config = cri::ContainerConfig {
+            mounts: vec![good, mount],
+            ..Default::default()
+        };
+        assert_eq!(
+            validate(&config).unwrap_err().field,
+            format!("config.mounts[1].{field}")
+        );
+    }
+
+    fn mount() -> cri::Mount {
+        cri::Mount {
+            host_path: "/h".into(),
+            container_path: "/c".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn bad_paths_are_told_by_field() {
+        refused(
+            cri::Mount {
+                host_path: String::new(),
+                ..mount()
+            },
+            "host_path",
+        );
+        refused(
+            cri::Mount {
+                host_path: "h".into(),
+                ..mount()
+            },
+            "host_path",
+        );
+        refused(
+            cri::Mount {
+                host_path: "/h\0".into(),
+                ..mount()
+            },
+            "host_path",
+        );
+        refused(
+            cri::Mount {
+                container_path: "c".into(),
+                ..mount()
+            },
+            "container_path",
+        );
+        refused(
+            cri::Mount {
+                container_path: String::new(),
+                ..mount()
+            },
+            "container_path",
+        );
+        refused(
+            cri::Mount {
+                container_path: "/c/..".into(),
+                ..mount()
+            },
+            "container_path",
+        );
+    }
+
+    #[test]
+    fn recursive_read_only_needs_read_only_and_private() {
+        let recursive = cri::Mount {
+            recursive_read_only: true,
+            ..mount()
+        };
+        refused(recursive.clone(), "recursive_read_only");
+        for propagation in [1, 2] {
+            let shared = cri::Mount {
+                readonly: true,
+                propagation,
+                ..recursive.clone()
+            };
+            refused(shared, "recursive_read_only");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        let mapping = cri::IdMapping::default();
+        refused(
+            cri::Mount {
+                image: Some(cri::ImageSpec::default()),
+                ..mount()
+            },
+            "image",
+        );
+        refused(
+            cri::Mount {
+                image_sub_path: "etc".into(),
+                ..mount()
+            },
+            "image_sub_path",
+        );
+        refused(
+            cri::Mount {
+                uid_mappings: vec![mapping],
+                ..mount()
+            },
+            "uidMappings",
+        );
+        refused(
+            cri::Mount {
+                gid_mappings: vec![mapping],
+                ..mount()
+            },
+            "gidMappings",
+        );
+        refused(
+            cri::Mount {
+                propagation: 9,
+                ..mount()
+            },
+            "propagation",
+        );
+        let options = vec!["noexec".into(), "noatime".into()];
+        refused(
+            cri::Mount {
+                mount_options: options,
+                ..mount()
+            },
+            "mount_options[1]",
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! The mounts that every container has.
+
+use corten_proto::shim;
+use shim::{MountAttributes, mount::Kind};
+
+use crate::spec::{Input, Invalid, path};
+
+/// For what holds neither programs nor devices.
+const DATA: MountAttributes = MountAttributes {
+    readonly: false,
+    nosuid: true,
+    nodev: true,
+    noexec: true,
+};
+
+/// `/proc`, `/dev` and `/sys` with what belongs below them. Devices in `/dev` are the shim's to
+/// make.
+///
+/// Rule: OCI runtime-spec, config-linux.md, "Default Filesystems"; sizes and modes as other
+/// runtimes have them.
+pub(super) fn kernel(privileged: bool) -> Vec<shim::Mount> {
+    let dev = MountAttributes {
+        nosuid: true,
+        ..Default::default()
+    };
+    let devpts = MountAttributes {
+        nosuid: true,
+        noexec: true,
+        ..Default::default()
+    };
+    let sys = MountAttributes {
+        readonly: !privileged,
+        ..DATA
+    };
+    vec![
+        filesystem("proc", "/proc", "", DATA),
+        filesystem("tmpfs", "/dev", "mode=755,size=65536k", dev),
+        // Group 5 is tty in every distribution's /etc/group.
+        filesystem(
+            "devpts",
+            "/dev/pts",
+            "newinstance,ptmxmode=0666,mode=0620,gid=5",
+            devpts,
+        ),
+        filesystem("mqueue", "/dev/mqueue", "", DATA),
+        filesystem("sysfs", "/sys", "", sys),
+        mount("/sys/fs/cgroup", sys, Kind::Cgroup(shim::CgroupView {})),
+    ]
+}
+
+/// Shared memory and the three files in `/etc` that are the pod's.
+pub(super) fn pod_files(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
+    let pod = input.pod;
+    let of_pod = |name: &str| path::text(&pod.state_dir.join(name));
+    let mut mounts = vec![match pod.ipc {
+        Some(_) => bind(of_pod("shm")?, "/dev/shm", DATA),
+        None => bind("/dev/shm".into(), "/dev/shm", MountAttributes::default()),
+    }];
+    let attributes = MountAttributes {
+        readonly: input.security.readonly_rootfs(),
+        ..Default::default()
+    };
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        mounts.push(bind(of_pod(name)?, &format!("/etc/{name}"), attributes));
+    }
+    Ok(mounts)
+}
+
+fn filesystem(
+    kind: &str,
+    destination: &str,
+    options: &str,
+    attributes: MountAttributes,
+) -> shim::Mount {
+    let filesystem = shim::Filesystem {
+        r#type: kind.into(),
+        options: options.into(),
+    };
+    mount(destination, attributes, Kind::Filesystem(filesystem))
+}
+
+fn bind(source: String, destination: &str, attributes: MountAttributes) -> shim::Mount {
+    mount(
+        destination,
+        attributes,
+        Kind::Bind(shim::Bind {
+            source,
+            ..Default::default()
+        }),
+    )
+}
+
+fn mount(destination: &str, attributes: MountAttributes, kind: Kind) -> shim::Mount {
+    shim::Mount {
+        destination: destination.into(),
+        attributes: Some(attributes),
+        kind: Some(kind),
+    }
+}

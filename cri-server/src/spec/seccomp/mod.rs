@@ -1,0 +1,146 @@
+//! Seccomp filters: a profile in, an array of `struct sock_filter` for the shim out.
+//!
+//! libseccomp knows which name has which number on which architecture; the program is made here
+//! ([`compile`]). Its own has three times the instructions, cannot name system calls newer than
+//! itself, and answers those that came after the profile with EPERM, where programs expect ENOSYS
+//! to try something older. Tests hold both against each other.
+
+mod arch;
+mod compile;
+mod default_profile;
+mod json;
+mod profile;
+mod program;
+mod syscall;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::capabilities;
+
+/// Largest profile that is taken, bytes.
+pub(crate) const MAX_PROFILE: usize = 1 << 20;
+/// More profiles than any node has; a client that makes up new ones only costs itself time.
+const MAX_FILTERS: usize = 64;
+
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the seccomp profile is longer than {MAX_PROFILE} bytes")]
+    TooLarge,
+    #[error("the seccomp profile is not valid: {0}")]
+    Json(#[source] serde_json::Error),
+    #[error("the seccomp profile cannot be applied: {0}")]
+    Unsupported(String),
+    #[error("the seccomp profile makes a filter of {0} instructions; the kernel takes 4096")]
+    TooLong(usize),
+}
+
+/// Filters by what they were made from.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    filters: Mutex<HashMap<Key, Arc<[u8]>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// The default profile, with those capabilities that it depends on.
+    RuntimeDefault(u64),
+    /// A profile's text.
+    Profile(Box<[u8]>),
+}
+
+impl Cache {
+    /// Compiles what nearly all containers ask for, so that no pod waits for it.
+    pub(crate) fn warm(&self) -> Result<(), Error> {
+        for capabilities in [capabilities::DEFAULT, 0] {
+            self.runtime_default(capabilities)?;
+        }
+        Ok(())
+    }
+
+    /// The filter of the default profile for a process with this bounding set.
+    pub(super) fn runtime_default(&self, capabilities: u64) -> Result<Arc<[u8]>, Error> {
+        let capabilities = capabilities & default_profile::capabilities();
+        let compiled = || compile::compile(&default_profile::profile(capabilities));
+        self.get_or_make(Key::RuntimeDefault(capabilities), compiled)
+    }
+
+    /// The filter of a profile in the OCI's JSON.
+    pub(super) fn profile(&self, json: &[u8]) -> Result<Arc<[u8]>, Error> {
+        if json.len() > MAX_PROFILE {
+            return Err(Error::TooLarge);
+        }
+        self.get_or_make(Key::Profile(json.into()), || {
+            compile::compile(&json::parse(json)?)
+        })
+    }
+
+    /// Two callers may both compile; neither waits for the other.
+    fn get_or_make(
+        &self,
+        key: Key,
+        make: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<Arc<[u8]>, Error> {
+        if let Some(filter) = self.lock().get(&key) {
+            return Ok(filter.clone());
+        }
+        let filter: Arc<[u8]> = make()?.into();
+        let mut filters = self.lock();
+        if filters.len() >= MAX_FILTERS {
+            filters.retain(|key, _| matches!(key, Key::RuntimeDefault(_)));
+        }
+        filters.insert(key, filter.clone());
+        Ok(filter)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<[u8]>>> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod simulate;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_requests_share_a_filter() {
+        let cache = Cache::default();
+        cache.warm().unwrap();
+        let first = cache.runtime_default(capabilities::DEFAULT).unwrap();
+        let other = cache
+            .runtime_default(capabilities::DEFAULT | capabilities::mask(&["NET_ADMIN"]))
+            .unwrap();
+        assert!(
+            Arc::ptr_eq(&first, &other),
+            "NET_ADMIN opens no system call"
+        );
+        let json = br#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+        assert!(Arc::ptr_eq(
+            &cache.profile(json).unwrap(),
+            &cache.profile(json).unwrap()
+        ));
+        assert_eq!(cache.lock().len(), 3);
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let cache = Cache::default();
+        for n in 0..200 {
+            cache
+                .profile(
+                    format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": {n}}}"#)
+                        .as_bytes(),
+                )
+                .unwrap();
+        }
+        assert!(cache.lock().len() <= MAX_FILTERS);
+        let long = vec![b' '; MAX_PROFILE + 1];
+        assert!(matches!(cache.profile(&long), Err(Error::TooLarge)));
+    }
+}

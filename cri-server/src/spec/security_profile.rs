@@ -1,0 +1,299 @@
+//! Which seccomp, AppArmor and SELinux confinement a request asks for.
+
+use std::path::PathBuf;
+
+use corten_proto::cri;
+use cri::security_profile::ProfileType;
+
+use super::{Host, Input, Invalid, Security, path, seccomp};
+
+/// A profile in one of the CRI's two ways, checked.
+#[derive(Debug, PartialEq, Eq)]
+enum Profile {
+    RuntimeDefault,
+    Unconfined,
+    /// A file's path for seccomp, a name in the kernel for AppArmor.
+    Localhost(String),
+}
+
+/// The file that a container's Localhost seccomp profile lies in, to be read off the async threads
+/// and handed to [`super::plan`]; at most [`seccomp::MAX_PROFILE`] bytes of it.
+pub(crate) fn seccomp_localhost_path(
+    config: &cri::ContainerConfig,
+) -> Result<Option<PathBuf>, Invalid> {
+    match seccomp_profile(Security::of(config))? {
+        Profile::Localhost(path) => Ok(Some(path.into())),
+        Profile::RuntimeDefault | Profile::Unconfined => Ok(None),
+    }
+}
+
+/// The filter, an array of `struct sock_filter`; empty is none.
+pub(super) fn seccomp_filter(input: &Input<'_>, capabilities: u64) -> Result<Vec<u8>, Invalid> {
+    let filters = &input.host.filters;
+    let field = format!("{}.seccomp", Security::FIELD);
+    let filter = match seccomp_profile(input.security)? {
+        Profile::Unconfined => return Ok(Vec::new()),
+        Profile::RuntimeDefault => filters.runtime_default(capabilities),
+        Profile::Localhost(path) => {
+            let json = input.container.seccomp_profile.ok_or_else(|| {
+                Invalid::new(&field, format!("the profile {path} has not been read"))
+            })?;
+            filters.profile(json)
+        }
+    };
+    filter
+        .map(|filter| filter.to_vec())
+        .map_err(|error| Invalid::new(field, error.to_string()))
+}
+
+/// That the host can do what is asked beyond seccomp.
+pub(super) fn check_mac(security: Security<'_>, host: &Host) -> Result<(), Invalid> {
+    let Some(context) = security.0 else {
+        return Ok(());
+    };
+    let field = |name: &str| format!("{}.{name}", Security::FIELD);
+    if host.selinux && context.selinux_options.is_some() {
+        return Err(Invalid::new(
+            field("selinux_options"),
+            "SELinux labels are not supported",
+        ));
+    }
+    let typed = context.apparmor.as_ref();
+    #[expect(deprecated, reason = "the CRI's older way, which clients still use")]
+    let path = &context.apparmor_profile;
+    match profile(
+        typed,
+        path,
+        [&field("apparmor"), &field("apparmor_profile")],
+    )? {
+        Some(Profile::Localhost(name)) => {
+            let reason = match host.apparmor {
+                true => format!(
+                    "the AppArmor profile {name:?} cannot be applied: AppArmor is not supported"
+                ),
+                false => format!(
+                    "the AppArmor profile {name:?} cannot be applied: this kernel runs without AppArmor"
+                ),
+            };
+            Err(Invalid::new(field("apparmor"), reason))
+        }
+        Some(Profile::RuntimeDefault) if host.apparmor && !context.privileged => Err(Invalid::new(
+            field("apparmor"),
+            "RuntimeDefault: AppArmor is not supported",
+        )),
+        // Where AppArmor is absent the runtime's default is to do without.
+        Some(Profile::RuntimeDefault | Profile::Unconfined) | None => Ok(()),
+    }
+}
+
+/// Unset means unconfined, as under every runtime without a config of its own; the kubelet has
+/// SeccompDefault for it. A privileged container has no filter whatever it asks for.
+fn seccomp_profile(security: Security<'_>) -> Result<Profile, Invalid> {
+    let Some(context) = security.0.filter(|context| !context.privileged) else {
+        return Ok(Profile::Unconfined);
+    };
+    let fields =
+        ["seccomp", "seccomp_profile_path"].map(|name| format!("{}.{name}", Security::FIELD));
+    #[expect(deprecated, reason = "the CRI's older way, which clients still use")]
+    let path = &context.seccomp_profile_path;
+    let profile = profile(context.seccomp.as_ref(), path, [&fields[0], &fields[1]])?;
+    if let Some(Profile::Localhost(path)) = &profile {
+        path::absolute(path, &format!("{}.localhost_ref", fields[0]))?;
+    }
+    Ok(profile.unwrap_or(Profile::Unconfined))
+}
+
+/// The typed profile goes before the older string.
+fn profile(
+    typed: Option<&cri::SecurityProfile>,
+    text: &str,
+    fields: [&str; 2],
+) -> Result<Option<Profile>, Invalid> {
+    let Some(typed) = typed else {
+        return from_text(text, fields[1]);
+    };
+    let kind = ProfileType::try_from(typed.profile_type).map_err(|unknown| {
+        Invalid::new(format!("{}.profile_type", fields[0]), unknown.to_string())
+    })?;
+    let reference = typed.localhost_ref.as_str();
+    let field = format!("{}.localhost_ref", fields[0]);
+    match (kind, reference) {
+        (ProfileType::RuntimeDefault, "") => Ok(Some(Profile::RuntimeDefault)),
+        (ProfileType::Unconfined, "") => Ok(Some(Profile::Unconfined)),
+        (ProfileType::Localhost, "") => {
+            Err(Invalid::new(field, "empty, with profile_type Localhost"))
+        }
+        (ProfileType::Localhost, reference) => Ok(Some(localhost(reference))),
+        (_, reference) => Err(Invalid::new(
+            field,
+            format!("{reference:?} goes with profile_type Localhost only"),
+        )),
+    }
+}
+
+fn from_text(text: &str, field: &str) -> Result<Option<Profile>, Invalid> {
+    match text {
+        "" => Ok(None),
+        "runtime/default" | "docker/default" => Ok(Some(Profile::RuntimeDefault)),
+        "unconfined" => Ok(Some(Profile::Unconfined)),
+        text if text.starts_with("localhost/") => Ok(Some(localhost(text))),
+        text => Err(Invalid::new(
+            field,
+            format!("{text:?} is not runtime/default, unconfined or localhost/<profile>"),
+        )),
+    }
+}
+
+/// Some clients repeat the older way's prefix in the typed field.
+fn localhost(reference: &str) -> Profile {
+    Profile::Localhost(
+        reference
+            .strip_prefix("localhost/")
+            .unwrap_or(reference)
+            .into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Context = cri::LinuxContainerSecurityContext;
+
+    fn typed(kind: ProfileType, reference: &str) -> Option<cri::SecurityProfile> {
+        Some(cri::SecurityProfile {
+            profile_type: kind.into(),
+            localhost_ref: reference.into(),
+        })
+    }
+
+    #[expect(deprecated, reason = "the CRI's older way, which clients still use")]
+    fn context(seccomp: Option<cri::SecurityProfile>, path: &str) -> Context {
+        Context {
+            seccomp,
+            seccomp_profile_path: path.into(),
+            ..Default::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(context: &Context, want: Result<Profile, &str>) {
+        let got = seccomp_profile(Security(Some(context)));
+        let want = want.map_err(|name| format!("{}.{name}", Security::FIELD));
+        assert_eq!(got.map_err(|error| error.field), want);
+    }
+
+    #[test]
+    fn the_typed_seccomp_profile_goes_before_the_older_string() {
+        let local = |path: &str| Ok(Profile::Localhost(path.into()));
+        check(&context(None, ""), Ok(Profile::Unconfined));
+        check(
+            &context(None, "runtime/default"),
+            Ok(Profile::RuntimeDefault),
+        );
+        check(
+            &context(None, "docker/default"),
+            Ok(Profile::RuntimeDefault),
+        );
+        check(&context(None, "unconfined"), Ok(Profile::Unconfined));
+        check(&context(None, "localhost//p.json"), local("/p.json"));
+        check(
+            &context(typed(ProfileType::RuntimeDefault, ""), "unconfined"),
+            Ok(Profile::RuntimeDefault),
+        );
+        check(
+            &context(typed(ProfileType::Unconfined, ""), "runtime/default"),
+            Ok(Profile::Unconfined),
+        );
+        check(
+            &context(typed(ProfileType::Localhost, "/p.json"), ""),
+            local("/p.json"),
+        );
+        check(
+            &context(typed(ProfileType::Localhost, "localhost//p.json"), ""),
+            local("/p.json"),
+        );
+        assert_eq!(seccomp_profile(Security(None)), Ok(Profile::Unconfined));
+    }
+
+    #[test]
+    fn a_bad_seccomp_profile_is_told_by_field() {
+        check(&context(None, "nonsense"), Err("seccomp_profile_path"));
+        check(
+            &context(None, "localhost/p.json"),
+            Err("seccomp.localhost_ref"),
+        );
+        check(
+            &context(typed(ProfileType::Localhost, ""), ""),
+            Err("seccomp.localhost_ref"),
+        );
+        check(
+            &context(typed(ProfileType::Localhost, "p.json"), ""),
+            Err("seccomp.localhost_ref"),
+        );
+        check(
+            &context(typed(ProfileType::Unconfined, "/p.json"), ""),
+            Err("seccomp.localhost_ref"),
+        );
+        let unknown = cri::SecurityProfile {
+            profile_type: 7,
+            ..Default::default()
+        };
+        check(&context(Some(unknown), ""), Err("seccomp.profile_type"));
+    }
+
+    #[test]
+    fn a_privileged_container_has_no_filter() {
+        let context = Context {
+            privileged: true,
+            ..context(typed(ProfileType::Localhost, "p"), "nonsense")
+        };
+        check(&context, Ok(Profile::Unconfined));
+    }
+
+    #[test]
+    fn apparmor_is_refused_where_it_would_be_lost() {
+        let check = |profile, apparmor, privileged| {
+            let host = Host {
+                apparmor,
+                ..Host::for_test()
+            };
+            let context = Context {
+                apparmor: profile,
+                privileged,
+                ..Default::default()
+            };
+            check_mac(Security(Some(&context)), &host)
+        };
+        let default = || typed(ProfileType::RuntimeDefault, "");
+        assert_eq!(check(None, true, false), Ok(()));
+        assert_eq!(
+            check(typed(ProfileType::Unconfined, ""), true, false),
+            Ok(())
+        );
+        assert_eq!(check(default(), false, false), Ok(()));
+        assert_eq!(check(default(), true, true), Ok(()));
+        assert!(check(default(), true, false).is_err());
+        for apparmor in [false, true] {
+            let error = check(typed(ProfileType::Localhost, "web"), apparmor, false).unwrap_err();
+            assert!(error.reason.contains("\"web\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn selinux_options_count_only_where_selinux_is() {
+        let context = Context {
+            selinux_options: Some(cri::SeLinuxOption::default()),
+            ..Default::default()
+        };
+        assert_eq!(
+            check_mac(Security(Some(&context)), &Host::for_test()),
+            Ok(())
+        );
+        let host = Host {
+            selinux: true,
+            ..Host::for_test()
+        };
+        assert!(check_mac(Security(Some(&context)), &host).is_err());
+    }
+}

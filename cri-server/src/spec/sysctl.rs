@@ -1,0 +1,234 @@
+//! The pod's sysctls: names that a namespace of the pod's own holds, and nothing else.
+
+use std::path::PathBuf;
+
+use corten_proto::cri;
+
+use super::{Invalid, namespaces, path};
+
+/// What to write below `/proc/sys`, from inside the pod's namespaces.
+///
+/// Names come in both ways of sysctl(8): with dots, or with slashes, where a dot is a dot
+/// (`net/ipv4/conf/eth0.1/...`). A pod with a network of its own may bind ports below 1024 without
+/// a capability, as under containerd 2.
+pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, String)>, Invalid> {
+    let modes = Modes::of(config)?;
+    let mut settings = Vec::new();
+    if modes.own_network {
+        settings.push(("net/ipv4/ip_unprivileged_port_start".into(), "0".into()));
+    }
+    let asked = config.linux.iter().flat_map(|linux| &linux.sysctls);
+    for (name, value) in asked {
+        let field = format!("config.linux.sysctls[{name:?}]");
+        let key = key(name, &field)?;
+        check(&key, modes, &field)?;
+        path::one_line(value, &field)?;
+        // The kernel reads one page at most.
+        if value.len() >= 4096 {
+            return Err(Invalid::new(field, "the value is longer than a page"));
+        }
+        let path = PathBuf::from(key);
+        settings.retain(|(set, _)| *set != path);
+        settings.push((path, value.clone()));
+    }
+    Ok(settings)
+}
+
+#[derive(Clone, Copy)]
+struct Modes {
+    own_network: bool,
+    own_ipc: bool,
+}
+
+impl Modes {
+    fn of(config: &cri::PodSandboxConfig) -> Result<Self, Invalid> {
+        let options = namespaces::of_pod(config);
+        let field = |name: &str| format!("{}.{name}", namespaces::POD_FIELD);
+        let node = cri::NamespaceMode::Node;
+        Ok(Self {
+            own_network: namespaces::mode(options.network, &field("network"))? != node,
+            own_ipc: namespaces::mode(options.ipc, &field("ipc"))? != node,
+        })
+    }
+}
+
+/// The name as a path below `/proc/sys`. The first separator says which of the two ways it is.
+fn key(name: &str, field: &str) -> Result<String, Invalid> {
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let dots = name
+        .find(['.', '/'])
+        .is_some_and(|at| name[at..].starts_with('.'));
+    let key: String = if dots {
+        name.chars().map(swap).collect()
+    } else {
+        name.into()
+    };
+    let bad = |part: &str| {
+        let plain = part.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':' | b'@')
+        });
+        part.is_empty() || part == "." || part == ".." || !plain
+    };
+    if key.split('/').any(bad) {
+        return Err(Invalid::new(field, "not the name of a sysctl"));
+    }
+    Ok(key)
+}
+
+/// Rule: ipc_namespaces(7) and network_namespaces(7) list what they hold; all else would change the
+/// host.
+fn check(key: &str, modes: Modes, field: &str) -> Result<(), Invalid> {
+    let parts: Vec<&str> = key.split('/').collect();
+    let (holder, own) = match parts.as_slice() {
+        ["kernel", name]
+            if name.starts_with("shm") || name.starts_with("msg") || *name == "sem" =>
+        {
+            ("IPC", modes.own_ipc)
+        }
+        ["fs", "mqueue", _] => ("IPC", modes.own_ipc),
+        ["net", _, ..] => ("network", modes.own_network),
+        ["kernel", "hostname"] => {
+            return Err(Invalid::new(field, "set the pod's hostname instead"));
+        }
+        _ => {
+            return Err(Invalid::new(
+                field,
+                "not a sysctl that a pod can have of its own; it would change the host",
+            ));
+        }
+    };
+    if own {
+        Ok(())
+    } else {
+        Err(Invalid::new(
+            field,
+            format!("the pod uses the host's {holder} namespace"),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(network: i32, ipc: i32, asked: &[(&str, &str)]) -> Result<Vec<String>, Invalid> {
+        let namespace_options = Some(cri::NamespaceOption {
+            network,
+            ipc,
+            ..Default::default()
+        });
+        let security_context = Some(cri::LinuxSandboxSecurityContext {
+            namespace_options,
+            ..Default::default()
+        });
+        let sysctls = asked
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let linux = cri::LinuxPodSandboxConfig {
+            security_context,
+            sysctls,
+            ..Default::default()
+        };
+        let config = cri::PodSandboxConfig {
+            linux: Some(linux),
+            ..Default::default()
+        };
+        let settings = super::sysctls(&config)?;
+        Ok(settings
+            .into_iter()
+            .map(|(path, value)| format!("{}={value}", path.display()))
+            .collect())
+    }
+
+    const PORTS: &str = "net/ipv4/ip_unprivileged_port_start=0";
+    const NODE: i32 = 2;
+
+    #[test]
+    fn namespaced_names_become_paths() {
+        for (name, want) in [
+            ("kernel.shm_rmid_forced", "kernel/shm_rmid_forced=1"),
+            ("kernel/shmmax", "kernel/shmmax=1"),
+            ("kernel.msgmax", "kernel/msgmax=1"),
+            ("kernel.sem", "kernel/sem=1"),
+            ("fs.mqueue.msg_max", "fs/mqueue/msg_max=1"),
+            ("net.core.somaxconn", "net/core/somaxconn=1"),
+            (
+                "net.ipv4.conf.eth0/1.rp_filter",
+                "net/ipv4/conf/eth0.1/rp_filter=1",
+            ),
+            (
+                "net/ipv4/conf/eth0.1/rp_filter",
+                "net/ipv4/conf/eth0.1/rp_filter=1",
+            ),
+        ] {
+            assert_eq!(
+                planned(0, 0, &[(name, "1")]).unwrap(),
+                [PORTS, want],
+                "{name}"
+            );
+        }
+        assert_eq!(
+            planned(0, 0, &[("kernel.sem", "250 32000 32 128")]).unwrap()[1],
+            "kernel/sem=250 32000 32 128"
+        );
+    }
+
+    #[test]
+    fn names_of_the_host_are_refused_and_told() {
+        for name in [
+            "kernel.hostname",
+            "kernel.core_pattern",
+            "kernel.shm.x",
+            "vm.swappiness",
+            "fs.file-max",
+            "net",
+            "",
+            "net..core",
+            "net/../kernel/core_pattern",
+            "net/./x",
+            "/net/core/x",
+            "net.core.x y",
+        ] {
+            let error = planned(0, 0, &[(name, "1")]).unwrap_err();
+            assert_eq!(error.field, format!("config.linux.sysctls[{name:?}]"));
+        }
+        for value in ["a\nb", "a\0", &"9".repeat(5000)] {
+            assert!(planned(0, 0, &[("net.core.x", value)]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_namespace_of_the_host_takes_none() {
+        assert_eq!(planned(NODE, 0, &[]).unwrap(), Vec::<String>::new());
+        assert!(
+            planned(NODE, 0, &[("net.core.somaxconn", "1")])
+                .unwrap_err()
+                .reason
+                .contains("host's network")
+        );
+        assert!(
+            planned(0, NODE, &[("kernel.sem", "1")])
+                .unwrap_err()
+                .reason
+                .contains("host's IPC")
+        );
+        assert!(planned(0, NODE, &[("fs.mqueue.msg_max", "1")]).is_err());
+        assert!(planned(NODE, 0, &[("kernel.sem", "1")]).is_ok());
+    }
+
+    #[test]
+    fn the_request_overrides_the_default_in_either_spelling() {
+        for name in [
+            "net.ipv4.ip_unprivileged_port_start",
+            "net/ipv4/ip_unprivileged_port_start",
+        ] {
+            let want = "net/ipv4/ip_unprivileged_port_start=1024";
+            assert_eq!(planned(0, 0, &[(name, "1024")]).unwrap(), [want]);
+        }
+    }
+}
