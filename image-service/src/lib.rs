@@ -1,1 +1,40 @@
-//! (being written)
+#![forbid(unsafe_code)]
+//! The images of a node: pulled from registries or loaded from archives, verified, unpacked, kept.
+//!
+//! [`ImageService`] is the facade. Below it, from the network to the disk: `registry` speaks to
+//! mirrors, `pull` and `load` decide what is needed, `unpack` turns a layer's stream into a
+//! directory, `store` makes it durable and knows who uses it. Nothing here knows the CRI.
+
+mod service;
+
+mod pull;
+
+mod load;
+
+mod layers;
+
+mod blocking;
+
+mod reference;
+
+mod digest;
+
+mod manifest;
+
+mod platform;
+
+mod config;
+
+mod registry;
+
+mod unpack;
+
+mod store;
+
+mod error;
+
+pub use config::{Image, ImageConfig};
+pub use error::{Attempt, Error, ErrorKind};
+pub use registry::Auth;
+pub use service::{ImageService, Options};
+pub use store::{LayerHold, Usage};

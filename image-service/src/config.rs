@@ -1,0 +1,179 @@
+//! An image as its users see it, and the part of its config that containers take over.
+//!
+//! The structs are our own and not oci-spec's: images in the wild carry `null` for every list and
+//! values other than `{}` in the sets, which that crate refuses.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::digest::Digest;
+use crate::error::Error;
+
+/// OCI image-spec v1.1 sets no limit; real configs stay below 100 KiB.
+pub(crate) const MAX_CONFIG: u64 = 8 << 20;
+/// Overlay stacks at most 500 directories (`OVL_MAX_STACK`, fs/overlayfs/params.h).
+const MAX_LAYERS: usize = 499;
+
+/// One image of this node. All names that lead to it are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Shape: `sha256:` and 64 hex digits; the digest of the config.
+    pub id: String,
+    /// Shape: `docker.io/library/busybox:1.36`.
+    pub repo_tags: Vec<String>,
+    /// Shape: `docker.io/library/busybox@sha256:...`; the digest that a registry serves.
+    pub repo_digests: Vec<String>,
+    /// Unit: bytes on this disk (layers, config, manifest); above 0.
+    pub size: u64,
+    pub config: ImageConfig,
+    /// Names for [`crate::ImageService::hold_layers`], bottom first.
+    pub layers: Vec<String>,
+    /// Not to be removed by the kubelet's garbage collection.
+    pub pinned: bool,
+}
+
+/// How to run the image, if the pod does not say otherwise.
+///
+/// Rule: OCI image-spec v1.1, config.md, "Properties", `config`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// Shape: `NAME=value`.
+    pub env: Vec<String>,
+    /// Shape: `user`, `uid`, `user:group`, ...; empty for root.
+    pub user: String,
+    pub working_dir: String,
+    /// Shape: `SIGTERM`, `9`; empty if not set.
+    pub stop_signal: String,
+    /// Paths in the container.
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Shape: `80/tcp`.
+    pub exposed_ports: Vec<String>,
+}
+
+/// A whole config document, checked.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) config: ImageConfig,
+    /// Bottom first.
+    pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) architecture: String,
+}
+
+/// # Errors
+/// Content, if it is no image config; Unsupported, if it is for another system than Linux.
+pub(crate) fn parse(id: &Digest, bytes: &[u8]) -> Result<Document, Error> {
+    let subject = || format!("image config {id}");
+    let raw: Raw =
+        serde_json::from_slice(bytes).map_err(|source| Error::content(subject(), source))?;
+    if !raw.os.is_empty() && raw.os != "linux" {
+        return Err(Error::unsupported(
+            subject(),
+            format!("the image is for {:?}, not for linux", raw.os),
+        ));
+    }
+    if raw.rootfs.diff_ids.len() > MAX_LAYERS {
+        let reason = format!(
+            "{} layers, the kernel's overlay takes {MAX_LAYERS}",
+            raw.rootfs.diff_ids.len()
+        );
+        return Err(Error::unsupported(subject(), reason));
+    }
+    Ok(Document {
+        config: raw.config.unwrap_or_default().into(),
+        diff_ids: raw.rootfs.diff_ids,
+        architecture: raw.architecture,
+    })
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    config: Option<RawConfig>,
+    rootfs: RawRootfs,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(default)]
+    diff_ids: Vec<Digest>,
+}
+
+type Set = BTreeMap<String, IgnoredAny>;
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawConfig {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    stop_signal: Option<String>,
+    volumes: Option<Set>,
+    labels: Option<BTreeMap<String, String>>,
+    exposed_ports: Option<Set>,
+}
+
+impl From<RawConfig> for ImageConfig {
+    fn from(raw: RawConfig) -> Self {
+        let keys = |set: Option<Set>| set.unwrap_or_default().into_keys().collect();
+        Self {
+            entrypoint: raw.entrypoint.unwrap_or_default(),
+            cmd: raw.cmd.unwrap_or_default(),
+            env: raw.env.unwrap_or_default(),
+            user: raw.user.unwrap_or_default(),
+            working_dir: raw.working_dir.unwrap_or_default(),
+            stop_signal: raw.stop_signal.unwrap_or_default(),
+            volumes: keys(raw.volumes),
+            labels: raw.labels.unwrap_or_default(),
+            exposed_ports: keys(raw.exposed_ports),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn read(text: &str) -> Result<Document, Error> {
+        parse(&Digest::of(b""), text.as_bytes())
+    }
+
+    #[test]
+    fn nulls_and_absent_fields_are_empty() {
+        let document = read(
+            r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]},
+                "config":{"Entrypoint":null,"Cmd":["sh"],"Volumes":{"/data":{}},"ExposedPorts":null,
+                          "Labels":null,"User":"1002","OnBuild":["x"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(document.config.cmd, ["sh"]);
+        assert_eq!(document.config.volumes, ["/data"]);
+        assert_eq!(document.config.user, "1002");
+        assert!(document.config.entrypoint.is_empty());
+        assert!(read(r#"{"rootfs":{"diff_ids":[]}}"#).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_run_here_is_refused() {
+        let kind = |text: &str| read(text).unwrap_err().kind();
+        let windows = r#"{"os":"windows","rootfs":{"diff_ids":[]}}"#;
+        assert_eq!(kind(windows), ErrorKind::Unsupported);
+        assert_eq!(kind("{}"), ErrorKind::InvalidContent);
+        assert_eq!(kind("[1"), ErrorKind::InvalidContent);
+        let short = r#"{"rootfs":{"diff_ids":["sha256:12"]}}"#;
+        assert_eq!(kind(short), ErrorKind::InvalidContent);
+        let many = vec![format!("{:?}", Digest::of(b"x").to_string()); 500].join(",");
+        let tall = format!(r#"{{"rootfs":{{"diff_ids":[{many}]}}}}"#);
+        assert_eq!(kind(&tall), ErrorKind::Unsupported);
+    }
+}

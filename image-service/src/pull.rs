@@ -1,0 +1,111 @@
+//! One pull: reference, manifest, config, layers, commit.
+
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+
+use crate::blocking::blocking;
+use crate::config::{self, Image, MAX_CONFIG};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::layers::{Source, Wanted};
+use crate::manifest::{Blob, Manifest};
+use crate::platform::{self, Search};
+use crate::reference::Reference;
+use crate::registry::{Auth, Session};
+use crate::service::Inner;
+use crate::store::{Documents, Pulled};
+
+pub(crate) async fn pull(
+    inner: &Arc<Inner>,
+    reference: &str,
+    auth: Option<Auth>,
+) -> Result<Arc<Image>, Error> {
+    let reference = Reference::parse(reference)?;
+    let session = Arc::new(session(inner, &reference, auth).await?);
+    let (top, bytes) = session.top().await?;
+    let found = search(&session, &reference, top, bytes).await?;
+    let config = session
+        .small_blob(&found.manifest.config, MAX_CONFIG)
+        .await?;
+    let id = found.manifest.config.digest;
+    let document = config::parse(&id, &config)?;
+    if document.architecture != platform::host_arch().to_string() {
+        tracing::warn!(image = %id, architecture = document.architecture, "image is for another architecture");
+    }
+    let wanted = wanted(&session, &id, found.manifest.layers, &document.diff_ids)?;
+    let pulled = Pulled {
+        documents: Documents {
+            id,
+            config: config.into(),
+            manifest: Some((found.digest, found.bytes.into())),
+        },
+        config: document.config,
+        layers: inner.layers.get(wanted).await?,
+        repo_tags: reference.repo_tag().into_iter().collect(),
+        repo_digests: vec![reference.repo_digest(&top)],
+    };
+    let store = Arc::clone(&inner.store);
+    blocking("recording the image", move || store.commit(pulled)).await
+}
+
+async fn session(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    auth: Option<Auth>,
+) -> Result<Session, Error> {
+    let inner = Arc::clone(inner);
+    let reference = reference.clone();
+    let read = move || inner.registry.session(&reference, auth);
+    blocking("reading hosts files", read).await
+}
+
+struct Found {
+    digest: Digest,
+    bytes: Bytes,
+    manifest: Manifest,
+}
+
+async fn search(
+    session: &Session,
+    reference: &Reference,
+    digest: Digest,
+    bytes: Bytes,
+) -> Result<Found, Error> {
+    let mut search = Search::new(reference.to_string());
+    let mut here = (digest, bytes);
+    loop {
+        let (digest, bytes) = here;
+        if let Some(manifest) = search.read(&digest, &bytes)? {
+            return Ok(Found {
+                digest,
+                bytes,
+                manifest,
+            });
+        }
+        let next = search.next()?;
+        here = (next.digest, session.manifest(&next).await?);
+    }
+}
+
+fn wanted(
+    session: &Arc<Session>,
+    id: &Digest,
+    blobs: Vec<Blob>,
+    diff_ids: &[Digest],
+) -> Result<Vec<Wanted>, Error> {
+    if blobs.len() != diff_ids.len() {
+        let reason = format!(
+            "the manifest lists {} layers, the config {}",
+            blobs.len(),
+            diff_ids.len()
+        );
+        return Err(Error::content(format!("image {id}"), reason));
+    }
+    let pairs = blobs.into_iter().zip(diff_ids);
+    let wanted = pairs.map(|(blob, diff_id)| Wanted {
+        diff_id: *diff_id,
+        source: Source::Registry(Arc::clone(session), blob),
+    });
+    Ok(wanted.collect())
+}

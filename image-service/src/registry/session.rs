@@ -1,0 +1,367 @@
+//! One pull's view of a registry: its hosts are asked in turn, each with retries, and what every
+//! one of them said is kept for the error.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
+use hyper::body::{Bytes, Incoming};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::auth::{Auth, Credential};
+use super::exchange::{Failure, Get, seconds};
+use super::transport::Host;
+use crate::digest::Digest;
+use crate::error::{Attempt, Error, ErrorKind};
+use crate::manifest::{ACCEPT, Blob, MAX_DOCUMENT};
+use crate::reference::{Reference, Version};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A transfer that breaks off again and again is given up even if each try brings some bytes.
+const MAX_BREAKS: u32 = 20;
+
+/// Hosts, credentials and tokens for one pull.
+#[derive(Debug)]
+pub(crate) struct Session {
+    reference: Reference,
+    pub(super) hosts: Vec<Host>,
+    auth: Option<Auth>,
+    /// Authorization headers by host, as their challenges asked for.
+    tokens: Mutex<HashMap<usize, HeaderValue>>,
+    pub(super) progress_timeout: Duration,
+}
+
+/// Where a stream of a blob's bytes stands.
+struct Progress<'a> {
+    blob: &'a Blob,
+    received: u64,
+    sink: &'a mpsc::Sender<Bytes>,
+}
+
+enum Transfer {
+    Complete,
+    /// The reader has seen enough, for better or worse.
+    Unwanted,
+}
+
+impl Session {
+    pub(super) fn new(
+        reference: Reference,
+        hosts: Vec<Host>,
+        auth: Option<Auth>,
+        progress_timeout: Duration,
+    ) -> Self {
+        Self {
+            reference,
+            hosts,
+            auth,
+            tokens: Mutex::default(),
+            progress_timeout,
+        }
+    }
+
+    /// The document that the reference itself names.
+    pub(crate) async fn top(&self) -> Result<(Digest, Bytes), Error> {
+        let (name, want) = match self.reference.version() {
+            Version::Tag(tag) => (tag.clone(), None),
+            Version::Digest(digest) => (digest.to_string(), Some(*digest)),
+        };
+        let get = Get {
+            path: format!("manifests/{name}"),
+            accept: Some(ACCEPT),
+            offset: 0,
+        };
+        let what = format!("manifest of {}", self.reference);
+        self.document(&what, &get, want, MAX_DOCUMENT).await
+    }
+
+    /// A manifest that an index lists.
+    pub(crate) async fn manifest(&self, entry: &Blob) -> Result<Bytes, Error> {
+        let get = Get {
+            path: format!("manifests/{}", entry.digest),
+            accept: Some(ACCEPT),
+            offset: 0,
+        };
+        let what = format!("manifest {} of {}", entry.digest, self.reference);
+        let (_, bytes) = self
+            .document(&what, &get, Some(entry.digest), MAX_DOCUMENT)
+            .await?;
+        Ok(bytes)
+    }
+
+    /// A blob small enough for memory: the config.
+    pub(crate) async fn small_blob(&self, blob: &Blob, limit: u64) -> Result<Bytes, Error> {
+        let what = format!("config {} of {}", blob.digest, self.reference);
+        if blob.size > limit {
+            let reason = format!("{} bytes, the limit is {limit}", blob.size);
+            return Err(Error::content(what, reason));
+        }
+        let get = Get {
+            path: format!("blobs/{}", blob.digest),
+            accept: None,
+            offset: 0,
+        };
+        let (_, bytes) = self.document(&what, &get, Some(blob.digest), limit).await?;
+        Ok(bytes)
+    }
+
+    /// Sends the blob's bytes to `sink`, from the next host where the last one broke off. Digests
+    /// are for the reader to check. A closed sink ends the transfer without an error.
+    pub(crate) async fn blob(&self, blob: &Blob, sink: mpsc::Sender<Bytes>) -> Result<(), Error> {
+        let mut progress = Progress {
+            blob,
+            received: 0,
+            sink: &sink,
+        };
+        let mut attempts = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            if !host.entry.pull {
+                continue;
+            }
+            match self.transfer_patiently(index, &mut progress).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => attempts.push(attempt(host, failure)),
+            }
+        }
+        Err(Error::Registry {
+            what: format!("blob {} of {}", blob.digest, self.reference),
+            attempts,
+        })
+    }
+
+    async fn document(
+        &self,
+        what: &str,
+        get: &Get,
+        want: Option<Digest>,
+        limit: u64,
+    ) -> Result<(Digest, Bytes), Error> {
+        let mut attempts = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            let capable = match want {
+                Some(_) => host.entry.pull,
+                None => host.entry.resolve,
+            };
+            if !capable {
+                continue;
+            }
+            match self.document_patiently(index, get, limit).await {
+                Ok(bytes) => {
+                    let got = Digest::of(&bytes);
+                    match want {
+                        Some(want) if want != got => {
+                            let text = format!("it sent digest {got}, not {want}");
+                            let failure = Failure::new(ErrorKind::DigestMismatch, text);
+                            attempts.push(attempt(host, failure));
+                        }
+                        _ => return Ok((got, bytes)),
+                    }
+                }
+                Err(failure) => attempts.push(attempt(host, failure)),
+            }
+        }
+        Err(Error::Registry {
+            what: what.to_owned(),
+            attempts,
+        })
+    }
+
+    async fn document_patiently(
+        &self,
+        index: usize,
+        get: &Get,
+        limit: u64,
+    ) -> Result<Bytes, Failure> {
+        let mut tries = 1;
+        loop {
+            match self.document_once(index, get, limit).await {
+                Err(failure) if tries < failure.tries => pause(tries, &failure).await,
+                Err(failure) => return Err(counted(failure, tries)),
+                Ok(bytes) => return Ok(bytes),
+            }
+            tries += 1;
+        }
+    }
+
+    async fn document_once(&self, index: usize, get: &Get, limit: u64) -> Result<Bytes, Failure> {
+        let mut body = self.get(index, get).await?.into_body();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.next_chunk(&mut body).await? {
+            bytes.extend_from_slice(&chunk);
+            if u64::try_from(bytes.len()).is_ok_and(|len| len > limit) {
+                let text = format!("the document is larger than {limit} bytes");
+                return Err(Failure::new(ErrorKind::InvalidContent, text));
+            }
+        }
+        Ok(bytes.into())
+    }
+
+    async fn transfer_patiently(
+        &self,
+        index: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), Failure> {
+        let mut tries = 1;
+        let mut breaks = 0;
+        loop {
+            let before = progress.received;
+            let failure = match self.transfer_once(index, progress).await {
+                Ok(Transfer::Complete | Transfer::Unwanted) => return Ok(()),
+                Err(failure) => failure,
+            };
+            breaks += 1;
+            if progress.received > before {
+                tries = 1;
+            } else if tries >= failure.tries {
+                return Err(counted(failure, tries));
+            } else {
+                tries += 1;
+            }
+            if breaks >= MAX_BREAKS {
+                return Err(counted(failure, breaks));
+            }
+            pause(tries, &failure).await;
+        }
+    }
+
+    async fn transfer_once(
+        &self,
+        index: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Transfer, Failure> {
+        let get = Get {
+            path: format!("blobs/{}", progress.blob.digest),
+            accept: None,
+            offset: progress.received,
+        };
+        let response = self.get(index, &get).await?;
+        let mut skip = unasked(&response, progress.received)?;
+        let mut body = response.into_body();
+        while let Some(mut chunk) = self.next_chunk(&mut body).await? {
+            let known = skip.min(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            skip -= known;
+            drop(chunk.split_to(usize::try_from(known).unwrap_or(chunk.len())));
+            progress.received += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            if progress.received > progress.blob.size {
+                let text = format!(
+                    "it sent more than the {} bytes announced",
+                    progress.blob.size
+                );
+                return Err(Failure::new(ErrorKind::InvalidContent, text));
+            }
+            if !chunk.is_empty() && progress.sink.send(chunk).await.is_err() {
+                return Ok(Transfer::Unwanted);
+            }
+        }
+        if progress.received < progress.blob.size {
+            let text = format!(
+                "it ended after {} of {} bytes",
+                progress.received, progress.blob.size
+            );
+            return Err(Failure::new(ErrorKind::InvalidContent, text).worth(3));
+        }
+        Ok(Transfer::Complete)
+    }
+
+    /// Waits for the network only: what the reader does with the bytes is not counted.
+    async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let frame = match timeout(self.progress_timeout, body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    let text = format!("the transfer broke off: {error}");
+                    return Err(Failure::new(ErrorKind::RegistryUnavailable, text).worth(3));
+                }
+                Err(_) => {
+                    let text = format!("no byte within {}", seconds(self.progress_timeout));
+                    return Err(Failure::new(ErrorKind::Timeout, text));
+                }
+            };
+            if let Ok(chunk) = frame.into_data() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    pub(super) fn url(&self, host: &Host, path: &str) -> Result<Uri, Failure> {
+        let base = host.entry.base.to_string();
+        let base = base.trim_end_matches('/');
+        let mut url = format!("{base}/{}/{path}", self.reference.repository());
+        if !host.entry.is_server {
+            // Mirrors of several registries tell them apart by this; containerd sends it too.
+            url += &format!("?ns={}", self.reference.registry());
+        }
+        url.parse()
+            .map_err(|error| Failure::new(ErrorKind::Internal, format!("{url}: {error}")))
+    }
+
+    pub(super) fn scope(&self) -> String {
+        format!("repository:{}:pull", self.reference.repository())
+    }
+
+    pub(super) fn credential(&self, host: &Host) -> Option<Credential> {
+        let authority = host.entry.base.authority()?.as_str();
+        self.auth
+            .as_ref()?
+            .for_host(authority, host.entry.is_server, self.reference.registry())
+    }
+
+    /// For messages: whose credentials were refused.
+    pub(super) fn who(&self, host: &Host) -> &'static str {
+        match (self.credential(host).is_some(), self.auth.is_some()) {
+            (true, _) => "with the request's credentials",
+            (false, true) => "anonymous: the request's credentials are for another host",
+            (false, false) => "anonymous: the request had no credentials",
+        }
+    }
+
+    pub(super) fn known_token(&self, host: usize) -> Option<HeaderValue> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(&host).cloned()
+    }
+
+    pub(super) fn remember_token(&self, host: usize, header: HeaderValue) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.insert(host, header);
+    }
+}
+
+/// How many bytes at the start of a response are here already.
+fn unasked(response: &Response<Incoming>, offset: u64) -> Result<u64, Failure> {
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(offset);
+    }
+    let range = response.headers().get(http::header::CONTENT_RANGE);
+    let range = range.and_then(|value| value.to_str().ok()).unwrap_or("");
+    if range.starts_with(&format!("bytes {offset}-")) {
+        return Ok(0);
+    }
+    let text = format!("it sent the range {range:?} for one from {offset}");
+    Err(Failure::new(ErrorKind::InvalidContent, text))
+}
+
+async fn pause(tries: u32, failure: &Failure) {
+    let backoff = FIRST_PAUSE * 2u32.saturating_pow(tries - 1).min(32);
+    sleep(failure.retry_after.unwrap_or(backoff)).await;
+}
+
+fn counted(mut failure: Failure, tries: u32) -> Failure {
+    if tries > 1 {
+        failure.text += &format!(" (tried {tries} times)");
+    }
+    failure
+}
+
+fn attempt(host: &Host, failure: Failure) -> Attempt {
+    let base = &host.entry.base;
+    let authority = base.authority().map_or("", |authority| authority.as_str());
+    Attempt {
+        host: format!("{}://{authority}", base.scheme_str().unwrap_or("https")),
+        outcome: failure.text,
+        kind: failure.kind,
+    }
+}

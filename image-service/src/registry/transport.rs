@@ -1,0 +1,75 @@
+//! Sockets: one pooled HTTP client for all hosts with the system's trust, one more per pull for a
+//! host with certificates of its own (those files are read anew each time).
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::hosts::{Entry, Trust};
+use super::tls;
+use crate::error::Error;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(20);
+
+pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A host to ask, with the means to reach it.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) entry: Entry,
+    pub(super) client: HttpClient,
+}
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    system_trust: OnceLock<HttpClient>,
+    connect_timeout: Duration,
+}
+
+impl Clients {
+    pub(super) fn new(progress_timeout: Duration) -> Self {
+        Self {
+            system_trust: OnceLock::new(),
+            connect_timeout: CONNECT_TIMEOUT.min(progress_timeout),
+        }
+    }
+
+    pub(super) fn connect(&self, entry: Entry) -> Result<Host, Error> {
+        let client = self.client(&entry.tls)?;
+        Ok(Host { entry, client })
+    }
+
+    fn client(&self, trust: &Trust) -> Result<HttpClient, Error> {
+        if *trust != Trust::default() {
+            return self.build(trust);
+        }
+        if let Some(client) = self.system_trust.get() {
+            return Ok(client.clone());
+        }
+        let client = self.build(trust)?;
+        Ok(self.system_trust.get_or_init(|| client).clone())
+    }
+
+    fn build(&self, trust: &Trust) -> Result<HttpClient, Error> {
+        let mut http = HttpConnector::new();
+        http.set_connect_timeout(Some(self.connect_timeout));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::config(trust)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        Ok(Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector))
+    }
+}

@@ -1,0 +1,126 @@
+//! The facade that the daemon uses.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::blocking::blocking;
+use crate::config::Image;
+use crate::error::Error;
+use crate::layers::Layers;
+use crate::load;
+use crate::pull;
+use crate::registry::{Auth, Registry};
+use crate::store::{LayerHold, Store, Usage};
+
+/// Where images live and how they are fetched.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Durable, on a file system that overlay can use; the service keeps `images.redb`, `layers/`,
+    /// `staging/`, `trash/` and `quarantine/` there.
+    pub root: PathBuf,
+    /// Folders with `<registry>/hosts.toml`; the first that knows a registry wins.
+    pub certs_dirs: Vec<PathBuf>,
+    /// Layers that are fetched and unpacked at a time, over all pulls.
+    pub max_concurrent_downloads: usize,
+    /// A transfer without a byte for this long is given up.
+    pub progress_timeout: Duration,
+}
+
+/// The images of this node. A clone is another handle to the same.
+#[derive(Debug, Clone)]
+pub struct ImageService {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) store: Arc<Store>,
+    pub(crate) registry: Registry,
+    pub(crate) layers: Layers,
+}
+
+impl ImageService {
+    /// Drops what a crash left unfinished. A database that cannot be read is set aside and told by
+    /// [`ImageService::conditions`]: it does not keep the node down.
+    ///
+    /// # Errors
+    /// If the root cannot be used, or another process uses it.
+    pub async fn open(options: Options) -> Result<Self, Error> {
+        let root = options.root;
+        let store = blocking("opening the image store", move || Store::open(&root)).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                layers: Layers::new(Arc::clone(&store), options.max_concurrent_downloads),
+                store,
+                registry: Registry::new(options.certs_dirs, options.progress_timeout),
+            }),
+        })
+    }
+
+    /// Fetches what is missing, verifies all of it, and returns the image. Runs in the caller's task:
+    /// dropping the future stops it and leaves nothing behind.
+    ///
+    /// # Errors
+    /// Any kind; the text of registry errors has one part for each host that was asked.
+    pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<Arc<Image>, Error> {
+        pull::pull(&self.inner, reference, auth).await
+    }
+
+    /// Loads all images of an OCI layout or docker archive (tar, may be compressed). Returns their
+    /// names, or the id of an image without a name.
+    ///
+    /// # Errors
+    /// Content, Digest, Unsupported, Io. Images before the broken one are loaded.
+    pub async fn load(&self, archive: &Path) -> Result<Vec<String>, Error> {
+        load::load(&self.inner, archive).await
+    }
+
+    /// From memory.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.inner.store.list()
+    }
+
+    /// From memory: by tag, by digest, by id, by an id's unique beginning.
+    pub fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
+        self.inner.store.resolve(reference)
+    }
+
+    /// Removes the image with all its names, by any of them. Unknown is fine. Layers that a
+    /// [`LayerHold`] needs stay until it is dropped.
+    ///
+    /// # Errors
+    /// Records, if the database cannot be written.
+    pub async fn remove(&self, reference: &str) -> Result<(), Error> {
+        let store = Arc::clone(&self.inner.store);
+        let reference = reference.to_owned();
+        blocking("removing the image", move || store.remove(&reference)).await
+    }
+
+    /// From memory: what images take on disk, as it was counted when they were unpacked.
+    pub fn usage(&self) -> Usage {
+        self.inner.store.usage()
+    }
+
+    /// Keeps the image's layers on disk. For an image that was removed a moment ago, resolve it
+    /// again: the hold may then be empty-handed, which `None` tells.
+    pub fn hold(&self, image: &Image) -> Option<LayerHold> {
+        self.hold_layers(&image.layers)
+    }
+
+    /// The same from a container's record. `None` if a layer is gone.
+    pub fn hold_layers(&self, layers: &[String]) -> Option<LayerHold> {
+        self.inner.store.hold_layers(layers)
+    }
+
+    /// Deletes layers that neither an image nor a hold needs. Nothing is deleted before the first
+    /// call: holds of containers from before a restart must be taken first.
+    pub async fn collect_garbage(&self) {
+        self.inner.store.collect_garbage().await;
+    }
+
+    /// What an operator should know, in sentences; empty if all is well.
+    pub fn conditions(&self) -> Vec<String> {
+        self.inner.store.conditions()
+    }
+}

@@ -1,0 +1,120 @@
+//! What this node has: images in a durable database, their layers as directories, both mirrored in
+//! memory, where all questions are answered.
+//!
+//! ```text
+//! <root>/images.redb        images, layers, manifests and configs; every commit is durable
+//! <root>/layers/<name>/     one unpacked layer, ready to be an overlay's lower directory
+//! <root>/staging/           layers that are being unpacked; emptied at start
+//! <root>/trash/             what is being deleted; emptied at start
+//! <root>/quarantine/        a database that could not be read
+//! ```
+//!
+//! A pull's layers become durable (`syncfs`), move into place, and then are recorded: an image that
+//! is recorded is complete after a power cut. A removal goes the other way.
+
+mod records;
+
+mod state;
+
+mod hold;
+
+mod staging;
+
+mod trash;
+
+mod open;
+
+mod commit;
+
+mod sweep;
+
+pub(crate) use commit::{Documents, Pulled, Ready};
+pub use hold::LayerHold;
+pub(crate) use staging::{Staged, StagedPath, Staging};
+pub(crate) use trash::Trash;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::Image;
+use crate::digest::Digest;
+use records::Records;
+use state::State;
+use trash::Janitor;
+
+/// What images take on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Unit: bytes.
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// Calls that say so block; the others only look at memory.
+#[derive(Debug)]
+pub(crate) struct Store {
+    layers: PathBuf,
+    staging: Staging,
+    trash: Arc<Trash>,
+    janitor: Janitor,
+    /// Held while the database or `layers` change, on blocking threads only. Taken before `state`.
+    records: Mutex<Records>,
+    state: Mutex<State>,
+    /// Containers from before a restart have been heard: layers may be deleted.
+    holds_known: AtomicBool,
+    conditions: Vec<String>,
+}
+
+impl Store {
+    pub(crate) fn list(&self) -> Vec<Arc<Image>> {
+        self.state().images().map(Arc::clone).collect()
+    }
+
+    pub(crate) fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
+        self.state().resolve(reference)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.state().usage()
+    }
+
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        self.conditions.clone()
+    }
+
+    pub(crate) fn staging(&self) -> &Staging {
+        &self.staging
+    }
+
+    pub(crate) fn trash(&self) -> &Trash {
+        &self.trash
+    }
+
+    /// The layer with this chain id, if it is here, kept from deletion.
+    pub(crate) fn hold_chain(self: &Arc<Self>, chain: &Digest) -> Option<LayerHold> {
+        let mut state = self.state();
+        let name = state.layer_of(chain)?.to_owned();
+        state.add_holds(std::slice::from_ref(&name));
+        drop(state);
+        Some(LayerHold::new(self, vec![name]))
+    }
+
+    pub(crate) fn hold_layers(self: &Arc<Self>, layers: &[String]) -> Option<LayerHold> {
+        let mut state = self.state();
+        if !layers.iter().all(|name| state.has_layer(name)) {
+            return None;
+        }
+        state.add_holds(layers);
+        drop(state);
+        Some(LayerHold::new(self, layers.to_vec()))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,126 @@
+//! Opening the store: what a crash left is dropped, what is recorded but gone is forgotten.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::Store;
+use super::records::{Change, ImageRecord, Records};
+use super::staging::Staging;
+use super::state::State;
+use super::trash::{self, Janitor, Job, Trash};
+use crate::config;
+use crate::digest::Digest;
+use crate::error::{At as _, Error};
+
+impl Store {
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Only what keeps the disk from being used: a broken database is set aside.
+    pub(crate) fn open(root: &Path) -> Result<Arc<Self>, Error> {
+        let [layers, staging, trash, quarantine] =
+            ["layers", "staging", "trash", "quarantine"].map(|name| root.join(name));
+        for dir in [&layers, &staging, &trash, &quarantine] {
+            make_private(dir)?;
+        }
+        let trash = Arc::new(Trash::open(trash)?);
+        for entry in fs::read_dir(&staging).at("read", &staging)? {
+            trash.take_path(&entry.at("read", &staging)?.path())?;
+        }
+        let (mut records, condition) = Records::open(&root.join("images.redb"), &quarantine)?;
+        let state = recover(&mut records, &layers)?;
+        let (janitor, jobs) = Janitor::new();
+        let store = Arc::new(Self {
+            staging: Staging::new(staging, Arc::clone(&trash), janitor.clone()),
+            layers,
+            trash,
+            janitor,
+            records: Mutex::new(records),
+            state: Mutex::new(state),
+            holds_known: AtomicBool::new(false),
+            conditions: condition.into_iter().collect(),
+        });
+        let weak = Arc::downgrade(&store);
+        thread::Builder::new()
+            .name("image-janitor".to_owned())
+            .spawn(move || trash::work(&weak, &jobs))
+            .at("start a thread for", root)?;
+        store.janitor.ask(Job::EmptyTrash);
+        for condition in &store.conditions {
+            tracing::warn!(condition, "image store");
+        }
+        Ok(store)
+    }
+}
+
+/// Root only: layers hold setuid programs that are none of this host's users' business.
+fn make_private(dir: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .at("make", dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("chmod", dir)
+}
+
+fn recover(records: &mut Records, layers: &Path) -> Result<State, Error> {
+    let mut state = State::default();
+    let mut gone = Change::default();
+    // Directories without a record may be under a container that still runs: found here, kept until
+    // garbage is collected.
+    for entry in fs::read_dir(layers).at("read", layers)? {
+        let name = entry.at("read", layers)?.file_name();
+        if let Some(name) = name.to_str() {
+            state.put_layer(name, None);
+        }
+    }
+    let contents = records.contents()?;
+    for (name, record) in contents.layers {
+        if state.has_layer(&name) {
+            state.put_layer(&name, Some(record));
+        } else {
+            gone.layers.push((name, None));
+        }
+    }
+    for (id, record) in contents.images {
+        match image_config(records, &state, &id, &record) {
+            Ok(config) => state.put_image(&id, record, config),
+            Err(reason) => {
+                tracing::warn!(image = id, reason, "image is incomplete and dropped");
+                gone.images.push((id, None));
+            }
+        }
+    }
+    if !(gone.layers.is_empty() && gone.images.is_empty())
+        && let Err(error) = records.write(&gone)
+    {
+        // With a full disk the records stay; the next start says the same.
+        tracing::warn!(%error, "records of lost images stay");
+    }
+    Ok(state)
+}
+
+fn image_config(
+    records: &mut Records,
+    state: &State,
+    id: &str,
+    record: &ImageRecord,
+) -> Result<config::ImageConfig, String> {
+    if let Some(name) = record.layers.iter().find(|name| !state.is_recorded(name)) {
+        return Err(format!("layer {name} is gone"));
+    }
+    let digest = Digest::parse(id).ok_or("its id is no digest")?;
+    let bytes = records
+        .document(&digest)
+        .map_err(|error| error.to_string())?;
+    let bytes = bytes.ok_or("its config is gone")?;
+    if Digest::of(&bytes) != digest {
+        return Err("its config has changed".to_owned());
+    }
+    let document = config::parse(&digest, &bytes).map_err(|error| error.to_string())?;
+    Ok(document.config)
+}

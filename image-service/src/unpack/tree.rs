@@ -1,0 +1,413 @@
+//! Writing below one directory descriptor, wherever the names point.
+//!
+//! Every parent is opened by `openat2` with `RESOLVE_IN_ROOT`: a symbolic link that an earlier entry
+//! made leads to a place inside the layer or nowhere. The last part of a name is never followed.
+//! Nobody else writes here: the directory lies in staging, closed to all but root.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{
+    self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
+    Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::Written;
+use super::name::Name;
+use crate::store::Trash;
+
+const BLOCK: u64 = 4096;
+/// What ext4 keeps in the inode itself.
+const SHORT_SYMLINK: usize = 59;
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+#[derive(Debug)]
+pub(super) struct Tree<'a> {
+    root: OwnedFd,
+    trash: &'a Trash,
+    /// The last parent, since archives list a directory's entries together.
+    parent: Option<(Vec<u8>, Arc<OwnedFd>)>,
+    /// Times of directories, set last: making entries changes them.
+    times: Vec<(Vec<u8>, Timespec)>,
+    written: Written,
+}
+
+#[derive(Debug)]
+pub(super) struct Attributes<'a> {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: Timespec,
+    pub(super) xattrs: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(root: OwnedFd, trash: &'a Trash) -> Self {
+        Self {
+            root,
+            trash,
+            parent: None,
+            times: Vec::new(),
+            written: Written {
+                bytes: BLOCK,
+                inodes: 1,
+            },
+        }
+    }
+
+    pub(super) fn set_root(&mut self, attributes: &Attributes<'_>) -> Result<(), Errno> {
+        let root = self.open(b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.set(&root, attributes)?;
+        self.times.push((b".".to_vec(), attributes.mtime));
+        Ok(())
+    }
+
+    pub(super) fn directory(
+        &mut self,
+        name: &Name,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Errno> {
+        let parent = self.parent(&name.parent)?;
+        if !self.make_directory(&parent, &name.last)? {
+            self.clear(&parent, &name.last)?;
+            self.make_directory(&parent, &name.last)?;
+        }
+        let directory = fs::openat(
+            &parent,
+            &name.last[..],
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        self.set(&directory, attributes)?;
+        self.times.push((name.path(), attributes.mtime));
+        Ok(())
+    }
+
+    /// An empty file to write to; [`Tree::close`] gives it its attributes.
+    pub(super) fn create(&mut self, name: &Name) -> Result<OwnedFd, Errno> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.replace(name, |parent, last| {
+            fs::openat(parent, last, flags, Mode::RUSR | Mode::WUSR)
+        })
+    }
+
+    pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let written = rustix::io::pwrite(file, bytes, at)?;
+            bytes = &bytes[written..];
+            at += u64::try_from(written).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(
+        &mut self,
+        file: &OwnedFd,
+        stored: u64,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Errno> {
+        self.count(stored);
+        self.set(file, attributes)?;
+        fs::futimens(file, &times(attributes.mtime))
+    }
+
+    pub(super) fn symlink(
+        &mut self,
+        name: &Name,
+        target: &[u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Errno> {
+        let parent = self.replace(name, |parent, last| {
+            fs::symlinkat(target, parent, last).map(|()| Arc::clone(parent))
+        })?;
+        let long = target.len() > SHORT_SYMLINK;
+        self.count(if long { BLOCK } else { 0 });
+        self.set_by_name(&parent, &name.last, attributes)
+    }
+
+    pub(super) fn node(
+        &mut self,
+        name: &Name,
+        kind: FileType,
+        (major, minor): (u32, u32),
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Errno> {
+        let device = fs::makedev(major, minor);
+        let parent = self.replace(name, |parent, last| {
+            fs::mknodat(parent, last, kind, Mode::empty(), device).map(|()| Arc::clone(parent))
+        })?;
+        self.count(0);
+        self.set_by_name(&parent, &name.last, attributes)?;
+        // It is no symbolic link: we made it a moment ago, and changing the owner clears setuid.
+        fs::chmodat(
+            &parent,
+            &name.last[..],
+            Mode::from_raw_mode(attributes.mode),
+            AtFlags::empty(),
+        )
+    }
+
+    /// The directory that holds `name`, which must exist.
+    pub(super) fn find(&mut self, name: &Name) -> Result<Arc<OwnedFd>, Errno> {
+        let path = if name.parent.is_empty() {
+            b"."
+        } else {
+            &name.parent[..]
+        };
+        let parent = self.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        fs::statat(&parent, &name.last[..], AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Arc::new(parent))
+    }
+
+    pub(super) fn hardlink(
+        &mut self,
+        name: &Name,
+        source: Arc<OwnedFd>,
+        target: &[u8],
+    ) -> Result<(), Errno> {
+        let link = |parent: &Arc<OwnedFd>, last: &[u8]| {
+            fs::linkat(&source, target, parent, last, AtFlags::empty())
+        };
+        let parent = self.parent(&name.parent)?;
+        if same_entry(&parent, &name.last, &source, target) {
+            return Ok(());
+        }
+        self.replace(name, link)
+    }
+
+    /// Hides `name` of the layers below. What this layer itself has there stays, alone.
+    pub(super) fn whiteout(&mut self, name: &Name) -> Result<(), Errno> {
+        let parent = self.parent(&name.parent)?;
+        let device = fs::makedev(0, 0);
+        match fs::mknodat(
+            &parent,
+            &name.last[..],
+            FileType::CharacterDevice,
+            Mode::empty(),
+            device,
+        ) {
+            Ok(()) => {
+                self.count(0);
+                Ok(())
+            }
+            Err(Errno::EXIST) if is_directory(&parent, &name.last)? => {
+                mark_opaque(&parent, &name.last)
+            }
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Hides all that the layers below have in the directory.
+    pub(super) fn make_opaque(&mut self, path: &[u8]) -> Result<(), Errno> {
+        self.parent(path)?;
+        let path = if path.is_empty() { b"." } else { path };
+        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())
+    }
+
+    /// Sets what had to wait for the last entry.
+    pub(super) fn finish(mut self) -> Result<Written, Errno> {
+        for (path, mtime) in std::mem::take(&mut self.times) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            match self.open(&path, flags) {
+                Ok(directory) => fs::futimens(&directory, &times(mtime))?,
+                // A later entry took its place.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(self.written)
+    }
+
+    /// Runs `make`, once more after what is in the way has gone.
+    fn replace<T>(
+        &mut self,
+        name: &Name,
+        make: impl Fn(&Arc<OwnedFd>, &[u8]) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let parent = self.parent(&name.parent)?;
+        match make(&parent, &name.last) {
+            Err(Errno::EXIST) => {
+                self.clear(&parent, &name.last)?;
+                make(&parent, &name.last)
+            }
+            other => other,
+        }
+    }
+
+    fn clear(&mut self, parent: &OwnedFd, last: &[u8]) -> Result<(), Errno> {
+        // The kept parent may be what goes.
+        self.parent = None;
+        match fs::unlinkat(parent, last, AtFlags::empty()) {
+            Err(Errno::ISDIR) => self.trash.take(parent, last),
+            other => other,
+        }
+    }
+
+    fn parent(&mut self, path: &[u8]) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some((known, parent)) = &self.parent
+            && known == path
+        {
+            return Ok(Arc::clone(parent));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let name = if path.is_empty() { b"." } else { path };
+        let parent = match self.open(name, flags) {
+            Err(Errno::NOENT | Errno::NOTDIR) => self.imply(path)?,
+            other => other?,
+        };
+        let parent = Arc::new(parent);
+        self.parent = Some((path.to_vec(), Arc::clone(&parent)));
+        Ok(parent)
+    }
+
+    /// Makes the directories that entries below them imply: root's, 0755.
+    fn imply(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut above = self.open(b".", flags)?;
+        let ends = (0..path.len()).filter(|at| path[*at] == b'/');
+        let mut start = 0;
+        for end in ends.chain([path.len()]) {
+            let part = &path[start..end];
+            start = end + 1;
+            above = match self.open(&path[..end], flags) {
+                Err(Errno::NOENT | Errno::NOTDIR) => {
+                    // What exists and is no directory: a file, or a link to nowhere in this layer.
+                    if !self.make_directory(&above, part)? {
+                        return Err(Errno::NOTDIR);
+                    }
+                    let made = self.open(&path[..end], OFlags::RDONLY | OFlags::DIRECTORY)?;
+                    fs::fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
+                    fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                    made
+                }
+                other => other?,
+            };
+        }
+        Ok(above)
+    }
+
+    /// False if something else has the name. A whiteout gives way, but goes on hiding what is below.
+    fn make_directory(&mut self, parent: &OwnedFd, last: &[u8]) -> Result<bool, Errno> {
+        match fs::mkdirat(parent, last, Mode::RWXU) {
+            Ok(()) => {
+                self.count(BLOCK);
+                return Ok(true);
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let found = fs::statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => Ok(true),
+            FileType::CharacterDevice if found.st_rdev == 0 => {
+                fs::unlinkat(parent, last, AtFlags::empty())?;
+                fs::mkdirat(parent, last, Mode::RWXU)?;
+                self.written.bytes += BLOCK;
+                mark_opaque(parent, last)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        loop {
+            let flags = flags | OFlags::CLOEXEC;
+            match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                // A rename anywhere on the host while the kernel walked through `..`: openat2(2).
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn count(&mut self, stored: u64) {
+        self.written.bytes += stored.div_ceil(BLOCK) * BLOCK;
+        self.written.inodes += 1;
+    }
+
+    /// Owner first: changing it clears setuid bits and capabilities.
+    fn set(&self, file: &OwnedFd, attributes: &Attributes<'_>) -> Result<(), Errno> {
+        let (uid, gid) = owner(attributes);
+        fs::fchown(file, uid, gid)?;
+        fs::fchmod(file, Mode::from_raw_mode(attributes.mode))?;
+        for (name, value) in &attributes.xattrs {
+            bearable(name, fs::fsetxattr(file, *name, value, XattrFlags::empty()))?;
+        }
+        Ok(())
+    }
+
+    /// For what cannot be opened without effects: links, devices, fifos.
+    fn set_by_name(
+        &self,
+        parent: &OwnedFd,
+        last: &[u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Errno> {
+        let (uid, gid) = owner(attributes);
+        fs::chownat(parent, last, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        for (name, value) in &attributes.xattrs {
+            // No call sets attributes by descriptor and name before Linux 6.13 (setxattrat).
+            let path = [
+                format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).as_bytes(),
+                last,
+            ]
+            .concat();
+            bearable(
+                name,
+                fs::lsetxattr(&path[..], *name, value, XattrFlags::empty()),
+            )?;
+        }
+        let times = times(attributes.mtime);
+        fs::utimensat(parent, last, &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+fn owner(attributes: &Attributes<'_>) -> (Option<Uid>, Option<Gid>) {
+    (
+        Some(Uid::from_raw(attributes.uid)),
+        Some(Gid::from_raw(attributes.gid)),
+    )
+}
+
+fn times(mtime: Timespec) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: mtime,
+    }
+}
+
+/// User attributes are a nicety; a capability that is lost breaks the program.
+fn bearable(name: &[u8], result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::OPNOTSUPP | Errno::PERM) if name.starts_with(b"user.") => Ok(()),
+        other => other,
+    }
+}
+
+fn same_entry(a: &OwnedFd, a_name: &[u8], b: &OwnedFd, b_name: &[u8]) -> bool {
+    let stat = |at: &OwnedFd, name: &[u8]| {
+        let found = fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((found.st_dev, found.st_ino))
+    };
+    stat(a, a_name).is_some_and(|entry| stat(b, b_name) == Some(entry))
+}
+
+fn is_directory(parent: &OwnedFd, last: &[u8]) -> Result<bool, Errno> {
+    let found = fs::statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory)
+}
+
+fn mark_opaque(parent: &OwnedFd, last: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = fs::openat(parent, last, flags, Mode::empty())?;
+    fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())
+}
