@@ -10,12 +10,13 @@ use super::{Invalid, namespaces, path};
 const MAX_HOSTNAME: usize = 64;
 
 /// The pod's hostname: its own where it has one, else the host's.
-pub(crate) fn hostname(config: &cri::PodSandboxConfig, host: &str) -> String {
+pub(crate) fn hostname(config: &cri::PodSandboxConfig) -> Result<String, Invalid> {
+    validate_hostname(config)?;
     if config.hostname.is_empty() {
-        host.into()
-    } else {
-        config.hostname.clone()
+        let host = rustix::system::uname();
+        return Ok(host.nodename().to_string_lossy().into_owned());
     }
+    Ok(config.hostname.clone())
 }
 
 /// The text of `resolv.conf`. None when the pod says nothing, and the host's is to be copied.
@@ -36,7 +37,7 @@ pub(crate) fn resolv_conf(dns: Option<&cri::DnsConfig>) -> Option<String> {
 
 /// The text of `hosts`, for a pod whose containers bring none: localhost, and the pod at its
 /// addresses.
-pub(crate) fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
+pub(crate) fn hosts(hostname: &str, ips: &[String]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -163,16 +164,13 @@ mod tests {
 
     #[test]
     fn hosts_names_the_pod_at_each_address() {
-        let text = hosts(
-            "web.a.svc",
-            &["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
-        );
+        let text = hosts("web.a.svc", &["10.0.0.2".into(), "fd00::2".into()]);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(
             text.ends_with("\n10.0.0.2\tweb.a.svc web\nfd00::2\tweb.a.svc web\n"),
             "{text}"
         );
-        assert!(hosts("web", &["10.0.0.2".parse().unwrap()]).ends_with("\n10.0.0.2\tweb\n"));
+        assert!(hosts("web", &["10.0.0.2".into()]).ends_with("\n10.0.0.2\tweb\n"));
     }
 
     #[test]

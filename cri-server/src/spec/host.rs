@@ -19,33 +19,32 @@ pub(crate) struct Host {
     pub hugepage_sizes: Vec<String>,
     pub apparmor: bool,
     pub selinux: bool,
-    pub hostname: String,
     pub filters: seccomp::Cache,
 }
 
 impl Host {
-    /// Reads `/proc` and `/sys` only.
+    /// Reads `/proc` and `/sys` only, and compiles the seccomp filters that nearly all containers use.
     pub(crate) fn probe() -> io::Result<Self> {
-        Ok(Self {
-            cgroup_v2: statfs::statfs("/sys/fs/cgroup")?.filesystem_type()
-                == statfs::CGROUP2_SUPER_MAGIC,
+        let cgroup = statfs::statfs("/sys/fs/cgroup")?;
+        let apparmor = fs::read("/sys/module/apparmor/parameters/enabled");
+        let host = Self {
+            cgroup_v2: cgroup.filesystem_type() == statfs::CGROUP2_SUPER_MAGIC,
             permitted_caps: permitted_caps(&fs::read_to_string("/proc/self/status")?)?,
             last_cap: read_number("/proc/sys/kernel/cap_last_cap")?,
             hugepage_sizes: hugepage_sizes(Path::new("/sys/kernel/mm/hugepages"))?,
-            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|text| text.starts_with(b"Y")),
+            apparmor: apparmor.is_ok_and(|text| text.starts_with(b"Y")),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            hostname: fs::read_to_string("/proc/sys/kernel/hostname")?
-                .trim_end()
-                .into(),
             filters: seccomp::Cache::default(),
-        })
-    }
-
-    /// What privileged containers lack here, as the kernel has it but not the daemon. To be logged
-    /// once.
-    pub(crate) fn missing_capabilities(&self) -> Vec<String> {
-        capabilities::names(self.all_capabilities() & !self.permitted_caps)
+        };
+        host.filters.warm().map_err(io::Error::other)?;
+        let missing = capabilities::names(host.all_capabilities() & !host.permitted_caps);
+        if !missing.is_empty() {
+            tracing::warn!(
+                ?missing,
+                "containers go without the capabilities that the daemon lacks"
+            );
+        }
+        Ok(host)
     }
 
     /// Every capability that the kernel knows.
@@ -63,7 +62,6 @@ impl Host {
             hugepage_sizes: vec!["2MB".into(), "1GB".into()],
             apparmor: false,
             selinux: false,
-            hostname: "node".into(),
             filters: seccomp::Cache::default(),
         }
     }
@@ -119,9 +117,6 @@ mod tests {
         let host = Host::probe().unwrap();
         assert!(host.last_cap >= 40, "{}", host.last_cap);
         assert_eq!(host.permitted_caps & !host.all_capabilities(), 0);
-        assert!(!host.hostname.is_empty());
-        let uname = nix::sys::utsname::uname().unwrap();
-        assert_eq!(uname.nodename().to_str(), Some(host.hostname.as_str()));
     }
 
     #[test]
@@ -134,15 +129,6 @@ mod tests {
         ] {
             assert_eq!(page_size(kibibytes), want);
         }
-    }
-
-    #[test]
-    fn a_missing_capability_is_named() {
-        let host = Host {
-            permitted_caps: ((1 << 41) - 1) & !(1 << 24),
-            ..Host::for_test()
-        };
-        assert_eq!(host.missing_capabilities(), ["CAP_SYS_RESOURCE"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Invalid, path};
 /// then dropped.
 ///
 /// The shim opens it as root, so a path that climbs out of the pod's folder is refused.
-pub(crate) fn log_path(
+pub(super) fn log_path(
     pod: &cri::PodSandboxConfig,
     container: &cri::ContainerConfig,
 ) -> Result<Option<String>, Invalid> {

@@ -9,7 +9,7 @@
 mod args;
 mod capabilities;
 mod devices;
-pub(crate) mod dns;
+mod dns;
 mod env;
 mod host;
 mod log_path;
@@ -17,21 +17,22 @@ mod mounts;
 mod namespaces;
 mod path;
 mod resources;
-pub(crate) mod seccomp;
+mod seccomp;
 mod security_profile;
-pub(crate) mod signal;
+mod signal;
 mod sysctl;
 mod user;
 mod validate;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use corten_image::ImageConfig;
 use corten_proto::{cri, shim};
 
+pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
-pub(crate) use log_path::log_path;
-pub(crate) use security_profile::seccomp_localhost_path;
+pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
+pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;
 pub(crate) use validate::{validate_container, validate_pod};
 
@@ -77,20 +78,20 @@ pub(crate) struct Pod<'a> {
 }
 
 /// What is to be planned.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Container<'a> {
     pub id: &'a str,
     pub config: &'a cri::ContainerConfig,
     pub image: &'a ImageConfig,
     /// Layer directories, topmost first.
-    pub lower: Vec<String>,
+    pub lower: &'a [PathBuf],
     /// Holds `upper/` and `work/`.
     pub root_dir: &'a Path,
     /// `<state>/containers/<id>`.
     pub state_dir: &'a Path,
     /// Host pid of the init of the container that PID mode TARGET names.
     pub target_pid: Option<i32>,
-    /// Content of the file that [`seccomp_localhost_path`] gave.
+    /// What [`read_seccomp_profile`] gave for the path from [`seccomp_localhost_path`].
     pub seccomp_profile: Option<&'a [u8]>,
 }
 
@@ -174,13 +175,17 @@ pub(crate) fn plan(
         security,
     };
     security_profile::check_mac(security, host)?;
-    signal::effective(container.config, container.image)?;
+    signal::checked(container.config, container.image)?;
     let (masked_paths, readonly_paths) = mounts::hidden_paths(security);
     Ok(shim::Plan {
         container_id: container.id.into(),
         pod_id: pod.id.into(),
         rootfs: Some(shim::Rootfs {
-            lower: container.lower.clone(),
+            lower: container
+                .lower
+                .iter()
+                .map(|dir| path::text(dir))
+                .collect::<Result<_, _>>()?,
             upper: path::text(&container.root_dir.join("upper"))?,
             work: path::text(&container.root_dir.join("work"))?,
             readonly: security.readonly_rootfs(),
@@ -199,7 +204,7 @@ pub(crate) fn plan(
         }),
         process: Some(process(&input, defaults)?),
         log: Some(shim::Log {
-            path: log_path(pod.config, container.config)?.unwrap_or_default(),
+            path: log_path::log_path(pod.config, container.config)?.unwrap_or_default(),
             max_line: defaults.max_log_line,
         }),
         masked_paths,
@@ -219,11 +224,7 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
     let capabilities = capabilities::plan(host, security)?;
     Ok(shim::Process {
         args: args::plan(config, container.image)?,
-        env: env::plan(
-            config,
-            container.image,
-            &dns::hostname(input.pod.config, &host.hostname),
-        )?,
+        env: env::plan(config, container.image, &dns::hostname(input.pod.config)?)?,
         cwd: args::working_dir(config, container.image)?,
         terminal: config.tty,
         stdin: config.stdin,

@@ -1,9 +1,15 @@
 //! Which seccomp, AppArmor and SELinux confinement a request asks for.
 
-use std::path::PathBuf;
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use corten_proto::cri;
 use cri::security_profile::ProfileType;
+use nix::fcntl::OFlag;
 
 use super::{Host, Input, Invalid, Security, path, seccomp};
 
@@ -16,8 +22,7 @@ enum Profile {
     Localhost(String),
 }
 
-/// The file that a container's Localhost seccomp profile lies in, to be read off the async threads
-/// and handed to [`super::plan`]; at most [`seccomp::MAX_PROFILE`] bytes of it.
+/// The file that a container's Localhost seccomp profile lies in.
 pub(crate) fn seccomp_localhost_path(
     config: &cri::ContainerConfig,
 ) -> Result<Option<PathBuf>, Invalid> {
@@ -25,6 +30,26 @@ pub(crate) fn seccomp_localhost_path(
         Profile::Localhost(path) => Ok(Some(path.into())),
         Profile::RuntimeDefault | Profile::Unconfined => Ok(None),
     }
+}
+
+/// Reads a profile for [`super::Container::seccomp_profile`]. Blocks: not for an async thread.
+pub(crate) fn read_seccomp_profile(path: &Path) -> Result<Vec<u8>, Invalid> {
+    let read = || -> io::Result<Vec<u8>> {
+        // A FIFO would wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut json = Vec::new();
+        // One byte more shows that it is too large.
+        file.take(seccomp::MAX_PROFILE + 1).read_to_end(&mut json)?;
+        Ok(json)
+    };
+    let field = format!("{}.seccomp.localhost_ref", Security::FIELD);
+    read().map_err(|error| Invalid::new(field, format!("read {}: {error}", path.display())))
 }
 
 /// The filter, an array of `struct sock_filter`; empty is none.
@@ -240,6 +265,19 @@ mod tests {
             ..Default::default()
         };
         check(&context(Some(unknown), ""), Err("seccomp.profile_type"));
+    }
+
+    #[test]
+    fn a_profile_is_a_regular_file_and_not_too_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, fifo] = ["file", "fifo"].map(|name| dir.path().join(name));
+        std::fs::write(&file, vec![b' '; 2 << 20]).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_seccomp_profile(&file).unwrap().len(), (1 << 20) + 1);
+        for path in [fifo.as_path(), dir.path(), &dir.path().join("none")] {
+            let error = read_seccomp_profile(path).unwrap_err();
+            assert!(error.reason.contains(path.to_str().unwrap()), "{error}");
+        }
     }
 
     #[test]

@@ -50,9 +50,44 @@ const NAMES: [(&str, i32); 34] = [
     ("SYS", 31),
 ];
 
+/// The signal that StopContainer sends first: the request's, else the image's, else SIGTERM. For a
+/// container that has been planned, so that neither can be bad.
+pub(crate) fn stop_signal(config: &cri::ContainerConfig, image: &ImageConfig) -> i32 {
+    checked(config, image).unwrap_or(SIGTERM)
+}
+
+/// The same, with what is bad about it.
+pub(super) fn checked(config: &cri::ContainerConfig, image: &ImageConfig) -> Result<i32, Invalid> {
+    let asked = cri::Signal::try_from(config.stop_signal)
+        .map_err(|unknown| Invalid::new("config.stop_signal", unknown.to_string()))?;
+    match (asked, image.stop_signal.as_str()) {
+        (cri::Signal::RuntimeDefault, "") => Ok(SIGTERM),
+        (cri::Signal::RuntimeDefault, name) => parse(name).ok_or_else(|| {
+            Invalid::new(
+                "image config StopSignal",
+                format!("{name:?} is not a signal"),
+            )
+        }),
+        (asked, _) => from_cri(asked).ok_or_else(|| {
+            Invalid::new(
+                "config.stop_signal",
+                format!("{} has no number", asked.as_str_name()),
+            )
+        }),
+    }
+}
+
+/// The CRI's word for a signal's number, for ContainerStatus.
+pub(crate) fn cri_signal(number: i32) -> cri::Signal {
+    let all = (1..).map_while(|value| cri::Signal::try_from(value).ok());
+    all.into_iter()
+        .find(|signal| from_cri(*signal) == Some(number))
+        .unwrap_or(cri::Signal::RuntimeDefault)
+}
+
 /// The number of a signal written as `SIGTERM`, `term`, `15`, `SIGRTMIN+3`, `RTMAX-1` or, in the
 /// CRI's way, `SIGRTMINPLUS3`.
-pub(crate) fn stop_signal(name: &str) -> Option<i32> {
+fn parse(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {
         return (1..=RTMAX).contains(&number).then_some(number);
     }
@@ -78,40 +113,8 @@ fn offset(rest: &str, signs: [&str; 2]) -> Option<i32> {
     if plain { digits.parse().ok() } else { None }
 }
 
-/// The signal that StopContainer sends first: the request's, else the image's, else SIGTERM.
-pub(crate) fn effective(
-    config: &cri::ContainerConfig,
-    image: &ImageConfig,
-) -> Result<i32, Invalid> {
-    let asked = cri::Signal::try_from(config.stop_signal)
-        .map_err(|unknown| Invalid::new("config.stop_signal", unknown.to_string()))?;
-    match (asked, image.stop_signal.as_str()) {
-        (cri::Signal::RuntimeDefault, "") => Ok(SIGTERM),
-        (cri::Signal::RuntimeDefault, name) => stop_signal(name).ok_or_else(|| {
-            Invalid::new(
-                "image config StopSignal",
-                format!("{name:?} is not a signal"),
-            )
-        }),
-        (asked, _) => from_cri(asked).ok_or_else(|| {
-            Invalid::new(
-                "config.stop_signal",
-                format!("{} has no number", asked.as_str_name()),
-            )
-        }),
-    }
-}
-
-/// The CRI's word for a signal's number, for ContainerStatus.
-pub(crate) fn to_cri(number: i32) -> cri::Signal {
-    let all = (1..).map_while(|value| cri::Signal::try_from(value).ok());
-    all.into_iter()
-        .find(|signal| from_cri(*signal) == Some(number))
-        .unwrap_or(cri::Signal::RuntimeDefault)
-}
-
 fn from_cri(signal: cri::Signal) -> Option<i32> {
-    stop_signal(signal.as_str_name().strip_prefix("SIGNAL_")?)
+    parse(signal.as_str_name().strip_prefix("SIGNAL_")?)
 }
 
 #[cfg(test)]
@@ -135,13 +138,13 @@ mod tests {
             ("SIGRTMAXMINUS1", 63),
             ("64", 64),
         ] {
-            assert_eq!(stop_signal(name), Some(want), "{name}");
+            assert_eq!(parse(name), Some(want), "{name}");
         }
         for name in [
             "", "0", "-1", "65", "SIG", "FOO", "RTMIN+31", "RTMIN+-1", "RTMAX-31", "RTMIN3",
             "RTMIN+", "RTMAX+1",
         ] {
-            assert_eq!(stop_signal(name), None, "{name}");
+            assert_eq!(parse(name), None, "{name}");
         }
     }
 
@@ -151,15 +154,15 @@ mod tests {
             let signal = cri::Signal::try_from(value).unwrap();
             let number = from_cri(signal).unwrap();
             assert_eq!(
-                from_cri(to_cri(number)),
+                from_cri(cri_signal(number)),
                 Some(number),
                 "{}",
                 signal.as_str_name()
             );
         }
-        assert_eq!(to_cri(15).as_str_name(), "SIGNAL_SIGTERM");
-        assert_eq!(to_cri(6).as_str_name(), "SIGNAL_SIGABRT");
-        assert_eq!(to_cri(37).as_str_name(), "SIGNAL_SIGRTMINPLUS3");
+        assert_eq!(cri_signal(15).as_str_name(), "SIGNAL_SIGTERM");
+        assert_eq!(cri_signal(6).as_str_name(), "SIGNAL_SIGABRT");
+        assert_eq!(cri_signal(37).as_str_name(), "SIGNAL_SIGRTMINPLUS3");
     }
 
     #[test]
@@ -169,7 +172,7 @@ mod tests {
                 stop_signal: request.into(),
                 ..Default::default()
             };
-            effective(
+            checked(
                 &config,
                 &ImageConfig {
                     stop_signal: image.into(),
@@ -191,9 +194,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            effective(&config, &ImageConfig::default())
-                .unwrap_err()
-                .field,
+            checked(&config, &ImageConfig::default()).unwrap_err().field,
             "config.stop_signal"
         );
     }

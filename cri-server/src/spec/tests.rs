@@ -120,7 +120,7 @@ impl Fixture {
             id: "c",
             config: &self.config,
             image: &self.image,
-            lower: vec!["/layers/1".into(), "/layers/0".into()],
+            lower: &["/layers/1".into(), "/layers/0".into()],
             root_dir: Path::new("/root/c"),
             state_dir: Path::new("/state/c"),
             target_pid: self.target_pid,

@@ -21,13 +21,13 @@ use std::{
 use super::capabilities;
 
 /// Largest profile that is taken, bytes.
-pub(crate) const MAX_PROFILE: usize = 1 << 20;
+pub(super) const MAX_PROFILE: u64 = 1 << 20;
 /// More profiles than any node has; a client that makes up new ones only costs itself time.
 const MAX_FILTERS: usize = 64;
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(super) enum Error {
     #[error("the seccomp profile is longer than {MAX_PROFILE} bytes")]
     TooLarge,
     #[error("the seccomp profile is not valid: {0}")]
@@ -54,7 +54,7 @@ enum Key {
 
 impl Cache {
     /// Compiles what nearly all containers ask for, so that no pod waits for it.
-    pub(crate) fn warm(&self) -> Result<(), Error> {
+    pub(super) fn warm(&self) -> Result<(), Error> {
         for capabilities in [capabilities::DEFAULT, 0] {
             self.runtime_default(capabilities)?;
         }
@@ -70,7 +70,7 @@ impl Cache {
 
     /// The filter of a profile in the OCI's JSON.
     pub(super) fn profile(&self, json: &[u8]) -> Result<Arc<[u8]>, Error> {
-        if json.len() > MAX_PROFILE {
+        if u64::try_from(json.len()).is_ok_and(|length| length > MAX_PROFILE) {
             return Err(Error::TooLarge);
         }
         self.get_or_make(Key::Profile(json.into()), || {
@@ -140,7 +140,7 @@ mod tests {
                 .unwrap();
         }
         assert!(cache.lock().len() <= MAX_FILTERS);
-        let long = vec![b' '; MAX_PROFILE + 1];
+        let long = vec![b' '; (1 << 20) + 1];
         assert!(matches!(cache.profile(&long), Err(Error::TooLarge)));
     }
 }
