@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Measurement>,
     /// Measure one side only, without ratios
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with = "check")]
     side: Option<Runtime>,
     /// Where `corten` and `corten-shim` are
     #[arg(long)]
@@ -179,17 +179,8 @@ async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
     for daemon in sides {
         daemon.stop().await?;
     }
-    for runtime in options
-        .sides()
-        .into_iter()
-        .filter(|_| options.wants(Measurement::Memory))
-    {
-        report::note(&format!("memory of {}", runtime.name()));
-        let range = if options.short { SHORT_MEMORY } else { MEMORY };
-        report.add_memory(memory::per_pod(setup, runtime, range).await?, range);
-    }
-    if options.sides().contains(&Runtime::Corten) {
-        ours_alone(options, setup, &mut report).await?;
+    for runtime in options.sides() {
+        one_side_alone(options, setup, runtime, &mut report).await?;
     }
     Ok((head, report))
 }
@@ -213,15 +204,27 @@ async fn latencies(options: &Options, sides: &mut [Daemon], report: &mut Report)
     Ok(())
 }
 
-async fn ours_alone(options: &Options, setup: &Setup, report: &mut Report) -> Result<()> {
+async fn one_side_alone(
+    options: &Options,
+    setup: &Setup,
+    runtime: Runtime,
+    report: &mut Report,
+) -> Result<()> {
+    let begin = |what: &str| report::note(&format!("{what} of {}", runtime.name()));
+    if options.wants(Measurement::Memory) {
+        begin("memory");
+        let range = if options.short { SHORT_MEMORY } else { MEMORY };
+        report.add_memory(memory::per_pod(setup, runtime, range).await?, range);
+    }
     if options.wants(Measurement::Sync) {
-        report::note("sync calls");
-        report.add_sync_calls(sync_calls::count(setup, SYNC_PODS).await?, SYNC_PODS);
+        begin("sync calls");
+        let calls = sync_calls::count(setup, runtime, SYNC_PODS).await?;
+        report.add_sync_calls(runtime, calls, SYNC_PODS);
     }
     if options.wants(Measurement::Mounts) {
-        report::note("mount table");
+        begin("mount table");
         let n = options.pods().div_ceil(2);
-        report.add_mount_table(&mount_table::pod_starts(setup, n).await?);
+        report.add_mount_table(&mount_table::pod_starts(setup, runtime, n).await?);
     }
     Ok(())
 }

@@ -21,9 +21,10 @@ const TURN: usize = 10;
 /// Pods whose caches are cold after the table has changed, not counted.
 const WARM_UP: usize = 2;
 
-/// Host-network pod starts of ours with a short and with a long table.
-#[derive(Clone, Debug, Default)]
+/// Host-network pod starts with a short and with a long table.
+#[derive(Clone, Debug)]
 pub(crate) struct MountTable {
+    pub(crate) runtime: Runtime,
     pub(crate) short: Samples,
     pub(crate) long: Samples,
     /// Entries in the short table.
@@ -31,11 +32,13 @@ pub(crate) struct MountTable {
 }
 
 /// Starts `n` pods with either table, in turns.
-pub(crate) async fn pod_starts(setup: &Setup, n: usize) -> Result<MountTable> {
-    let mut daemon = setup.start(Runtime::Corten).await?;
+pub(crate) async fn pod_starts(setup: &Setup, runtime: Runtime, n: usize) -> Result<MountTable> {
+    let mut daemon = setup.start(runtime).await?;
     let mut result = MountTable {
+        runtime,
+        short: Samples::default(),
+        long: Samples::default(),
         short_entries: entries()?,
-        ..MountTable::default()
     };
     for _ in 0..n.div_ceil(TURN) {
         turn(&mut daemon, &mut result.short).await?;

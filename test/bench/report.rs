@@ -35,11 +35,19 @@ pub(crate) struct Operation {
     pub(crate) p50_factor: f64,
 }
 
+/// A figure that has its limit whatever the other side does.
+struct Limit {
+    what: String,
+    got: String,
+    required: String,
+    holds: bool,
+}
+
 /// All that was measured, as Markdown, and whether it suffices.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     latencies: String,
-    others: String,
+    limits: String,
     failures: Vec<String>,
 }
 
@@ -113,60 +121,83 @@ impl Report {
     }
 
     pub(crate) fn add_memory(&mut self, memory: Memory, range: Range) {
-        let required = match memory.runtime {
-            Runtime::Corten => format!("at most {} KiB", MAX_PER_POD >> 10),
-            Runtime::Containerd => String::new(),
+        let Memory {
+            runtime,
+            per_pod,
+            at_many,
+        } = memory;
+        let limit = Limit {
+            what: format!(
+                "PSS of processes per pod, {} to {} pods",
+                range.few, range.many
+            ),
+            got: format!("{} KiB", per_pod >> 10),
+            required: format!("at most {} KiB", MAX_PER_POD >> 10),
+            holds: per_pod <= MAX_PER_POD,
         };
-        let name = memory.runtime.name();
-        let what = format!(
-            "PSS of {name}'s processes per pod, {} to {} pods",
-            range.few, range.many
+        self.limit_row(runtime, limit);
+        let what = format!("PSS of processes in all, {} pods", range.many);
+        let got = format!("{:.1} MiB", mebibytes(at_many));
+        self.limit_row(
+            runtime,
+            Limit {
+                what,
+                got,
+                required: String::new(),
+                holds: true,
+            },
         );
-        let got = format!("{} KiB", memory.per_pod >> 10);
-        if memory.runtime == Runtime::Corten && memory.per_pod > MAX_PER_POD {
-            self.failures
-                .push(format!("{what}: {got}, want {required}"));
-        }
-        self.other_row(&what, &got, &required);
-        let what = format!("PSS of {name}'s processes in all at {} pods", range.many);
-        self.other_row(&what, &format!("{:.1} MiB", mebibytes(memory.at_many)), "");
     }
 
-    pub(crate) fn add_sync_calls(&mut self, calls: usize, pods: usize) {
-        if calls > 0 {
-            self.failures
-                .push(format!("{calls} sync calls in {pods} pods, want none"));
-        }
-        self.other_row(
-            &format!("sync calls in {pods} pods"),
-            &calls.to_string(),
-            "0",
-        );
+    pub(crate) fn add_sync_calls(&mut self, runtime: Runtime, calls: usize, pods: usize) {
+        let limit = Limit {
+            what: format!("sync calls in {pods} bridge pods"),
+            got: calls.to_string(),
+            required: "none".to_owned(),
+            holds: calls == 0,
+        };
+        self.limit_row(runtime, limit);
     }
 
     pub(crate) fn add_mount_table(&mut self, table: &MountTable) {
         let (short, long) = (table.short.p50(), table.long.p50());
         let factor = ratio(long, short);
-        if factor.is_nan() || factor > MAX_MOUNT_FACTOR {
-            self.failures.push(format!(
-                "a pod starts {factor:.2} times slower with 1200 mounts, want at most {MAX_MOUNT_FACTOR}"
-            ));
-        }
-        let what = format!(
-            "median pod start with 1200 mounts against {}",
-            table.short_entries
-        );
-        let got = format!(
-            "{} against {}: {factor:.2}x",
-            milliseconds(long),
-            milliseconds(short)
-        );
-        self.other_row(&what, &got, &format!("at most {MAX_MOUNT_FACTOR}x"));
+        let limit = Limit {
+            what: format!(
+                "median pod start, {} and then 1200 mounts",
+                table.short_entries
+            ),
+            got: format!(
+                "{}, {} ms: {factor:.2}x",
+                milliseconds(short),
+                milliseconds(long)
+            ),
+            required: format!("at most {MAX_MOUNT_FACTOR}x"),
+            holds: factor <= MAX_MOUNT_FACTOR,
+        };
+        self.limit_row(table.runtime, limit);
     }
 
-    fn other_row(&mut self, what: &str, got: &str, required: &str) {
+    /// Limits bind Corten; containerd's figures stand there to compare with.
+    fn limit_row(&mut self, runtime: Runtime, limit: Limit) {
+        let Limit {
+            what,
+            got,
+            required,
+            holds,
+        } = limit;
+        let ours = runtime == Runtime::Corten;
+        if ours && !holds {
+            self.failures
+                .push(format!("{what}: {got}, want {required}"));
+        }
+        let required = if ours { &required } else { "" };
         // Writing to a String does not fail.
-        let _ = writeln!(self.others, "| {what} | {got} | {required} |");
+        let _ = writeln!(
+            self.limits,
+            "| {what} | {} | {got} | {required} |",
+            runtime.name()
+        );
     }
 
     /// What falls short of its requirement, one line each.
@@ -181,9 +212,9 @@ impl Report {
                      | --- | --: | --: | --: | --: | --: | --: | --- |\n";
             text += &self.latencies;
         }
-        if !self.others.is_empty() {
-            text += "\n| | measured | required |\n| --- | --: | --- |\n";
-            text += &self.others;
+        if !self.limits.is_empty() {
+            text += "\n| | of | measured | required |\n| --- | --- | --: | --- |\n";
+            text += &self.limits;
         }
         text
     }
@@ -270,29 +301,30 @@ mod tests {
     #[test]
     fn memory_mounts_and_syncs_have_limits() {
         let range = Range { few: 10, many: 60 };
-        let memory = |per_pod| Memory {
+        let memory = |per_pod: u64| Memory {
             runtime: Runtime::Corten,
             per_pod,
             at_many: 60 * per_pod,
         };
         let mut report = Report::default();
         report.add_memory(memory(MAX_PER_POD), range);
-        report.add_sync_calls(0, 20);
+        report.add_sync_calls(Runtime::Corten, 0, 20);
         let ms = |n| side(Runtime::Corten, n).total;
-        report.add_mount_table(&MountTable {
-            short: ms(10),
-            long: ms(15),
+        let table = |short, long| MountTable {
+            runtime: Runtime::Corten,
+            short: ms(short),
+            long: ms(long),
             short_entries: 20,
-        });
+        };
+        report.add_mount_table(&table(10, 15));
         assert_eq!(report.failures(), [""; 0]);
 
         report.add_memory(memory(MAX_PER_POD + 1024), range);
-        report.add_sync_calls(1, 20);
-        report.add_mount_table(&MountTable {
-            short: ms(10),
-            long: ms(16),
-            short_entries: 20,
-        });
+        report.add_sync_calls(Runtime::Corten, 1, 20);
+        report.add_mount_table(&table(10, 16));
+        assert_eq!(report.failures().len(), 3);
+
+        report.add_sync_calls(Runtime::Containerd, 1, 20);
         assert_eq!(report.failures().len(), 3);
     }
 }

@@ -33,8 +33,8 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Starts and removes `n` bridge pods; how many sync calls that made.
-pub(crate) async fn count(setup: &Setup, n: usize) -> Result<usize> {
-    let mut daemon = setup.start(Runtime::Corten).await?;
+pub(crate) async fn count(setup: &Setup, runtime: Runtime, n: usize) -> Result<usize> {
+    let mut daemon = setup.start(runtime).await?;
     one_pod(&mut daemon, NamespaceMode::Pod, "untraced").await?;
     let trace = setup.root.join("strace.txt");
     let strace = Strace::attach(daemon.pid(), &trace).await?;
