@@ -6,17 +6,23 @@ use corten_proto::cri;
 
 use super::{Invalid, namespaces, path};
 
+/// For a pod with a network of its own: any user may bind low ports and ping without a capability,
+/// as under containerd 2.
+const UNPRIVILEGED: [(&str, &str); 2] = [
+    ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+];
+
 /// What to write below `/proc/sys`, from inside the pod's namespaces.
 ///
 /// Names come in both ways of sysctl(8): with dots, or with slashes, where a dot is a dot
-/// (`net/ipv4/conf/eth0.1/...`). A pod with a network of its own may bind ports below 1024 without
-/// a capability, as under containerd 2.
+/// (`net/ipv4/conf/eth0.1/...`).
 pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, String)>, Invalid> {
     let modes = Modes::of(config)?;
-    let mut settings = Vec::new();
-    if modes.own_network {
-        settings.push(("net/ipv4/ip_unprivileged_port_start".into(), "0".into()));
-    }
+    let defaults = UNPRIVILEGED.iter().filter(|_| modes.own_network);
+    let mut settings: Vec<(PathBuf, String)> = defaults
+        .map(|(path, value)| (path.into(), (*value).into()))
+        .collect();
     let asked = config.linux.iter().flat_map(|linux| &linux.sysctls);
     for (name, value) in asked {
         let field = format!("config.linux.sysctls[{name:?}]");
@@ -146,6 +152,7 @@ mod tests {
     }
 
     const PORTS: &str = "net/ipv4/ip_unprivileged_port_start=0";
+    const PING: &str = "net/ipv4/ping_group_range=0 2147483647";
     const NODE: i32 = 2;
 
     #[test]
@@ -168,12 +175,12 @@ mod tests {
         ] {
             assert_eq!(
                 planned(0, 0, &[(name, "1")]).unwrap(),
-                [PORTS, want],
+                [PORTS, PING, want],
                 "{name}"
             );
         }
         assert_eq!(
-            planned(0, 0, &[("kernel.sem", "250 32000 32 128")]).unwrap()[1],
+            planned(0, 0, &[("kernel.sem", "250 32000 32 128")]).unwrap()[2],
             "kernel/sem=250 32000 32 128"
         );
     }
@@ -228,7 +235,7 @@ mod tests {
             "net/ipv4/ip_unprivileged_port_start",
         ] {
             let want = "net/ipv4/ip_unprivileged_port_start=1024";
-            assert_eq!(planned(0, 0, &[(name, "1024")]).unwrap(), [want]);
+            assert_eq!(planned(0, 0, &[(name, "1024")]).unwrap(), [PING, want]);
         }
     }
 }
