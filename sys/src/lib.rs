@@ -1,1 +1,15 @@
-//! (being written)
+//! Thin, safe wrappers of kernel interfaces that nix and rustix lack: the only crate with unsafe code.
+//!
+//! What belongs here: one system call or one kernel file format, with the errors as the kernel gives them. What a container
+//! is, is said elsewhere.
+
+pub mod caps;
+pub mod cgroup;
+pub mod mount;
+pub mod ns;
+pub mod prctl;
+pub mod process;
+pub mod root;
+pub mod seccomp;
+pub mod socket;
+pub mod thread;

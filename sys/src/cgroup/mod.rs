@@ -1,0 +1,246 @@
+//! Control groups, v1, v2 and both at once: one cgroup is a path below each hierarchy's root.
+
+mod cpu;
+mod cpuset;
+mod devices;
+mod hierarchies;
+mod hugetlb;
+mod kill;
+mod memory;
+mod pids;
+mod resources;
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+pub use devices::{DeviceKind, DeviceRule};
+pub use hierarchies::{Hierarchies, V1};
+pub use resources::{HugepageLimit, Resources};
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// How often a cgroup whose last process was just killed is tried again, and how long between.
+const REMOVE_TRIES: u32 = 200;
+const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// One cgroup, in every hierarchy of the host.
+#[derive(Clone, Debug)]
+pub struct Cgroup<'a> {
+    hierarchies: &'a Hierarchies,
+    path: String,
+}
+
+impl<'a> Cgroup<'a> {
+    /// `path` is absolute, below each hierarchy's root. Nothing is made yet.
+    pub fn new(hierarchies: &'a Hierarchies, path: &str) -> Self {
+        Self {
+            hierarchies,
+            path: path.trim_start_matches('/').to_owned(),
+        }
+    }
+
+    fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(&self.path)
+    }
+
+    /// Its directory in the v1 hierarchy of `controller`.
+    fn v1(&self, controller: &str) -> Option<PathBuf> {
+        let hierarchy = self
+            .hierarchies
+            .v1
+            .iter()
+            .find(|hierarchy| hierarchy.has(controller))?;
+        Some(self.below(&hierarchy.mount))
+    }
+
+    /// Its directory in the v2 hierarchy.
+    fn v2(&self) -> Option<PathBuf> {
+        self.hierarchies
+            .v2
+            .as_deref()
+            .map(|mount| self.below(mount))
+    }
+
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.mounts().map(|mount| self.below(mount))
+    }
+
+    /// Whether it is there in some hierarchy.
+    pub fn exists(&self) -> bool {
+        self.directories().any(|dir| dir.exists())
+    }
+
+    /// Makes it with its parents, in every hierarchy.
+    pub fn create(&self) -> io::Result<()> {
+        for hierarchy in &self.hierarchies.v1 {
+            let dir = self.below(&hierarchy.mount);
+            make(&dir)?;
+            if hierarchy.has("cpuset") {
+                cpuset::fill(&hierarchy.mount, Path::new(&self.path))?;
+            }
+        }
+        if let Some(mount) = &self.hierarchies.v2 {
+            if self.hierarchies.is_unified() {
+                self.enable_controllers(mount)?;
+            }
+            make(&self.below(mount))?;
+        }
+        Ok(())
+    }
+
+    /// Hands every controller down the path (cgroup v2, "Enabling and Disabling"). One that cannot be is left out: setting
+    /// a limit of it says so.
+    fn enable_controllers(&self, mount: &Path) -> io::Result<()> {
+        let mut dir = mount.to_owned();
+        let parents = Path::new(&self.path).parent().unwrap_or(Path::new(""));
+        for name in std::iter::once(Path::new(""))
+            .chain(parents.components().map(|name| Path::new(name.as_os_str())))
+        {
+            dir.push(name);
+            make(&dir)?;
+            let available = fs::read_to_string(dir.join("cgroup.controllers"))?;
+            for controller in available.split_whitespace() {
+                let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Its directory in the v2 hierarchy, for CLONE_INTO_CGROUP.
+    pub fn open_v2(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.v2()
+            .map(|dir| Ok(rustix::fs::open(dir, flags, Mode::empty())?))
+            .transpose()
+    }
+
+    /// The files `tasks` of every v1 hierarchy, open for a single-threaded child to write `0` to: any other way to
+    /// attach waits for an RCU grace period.
+    pub fn open_tasks(&self) -> io::Result<Vec<OwnedFd>> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let v1 = self.hierarchies.v1.iter();
+        v1.map(|hierarchy| {
+            let path = self.below(&hierarchy.mount).join("tasks");
+            rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(|errno| {
+                io::Error::new(
+                    io::Error::from(errno).kind(),
+                    format!("{}: {errno}", path.display()),
+                )
+            })
+        })
+        .collect()
+    }
+
+    /// Its processes.
+    pub fn procs(&self) -> io::Result<Vec<i32>> {
+        let Some(dir) = self.directories().find(|dir| dir.exists()) else {
+            return Ok(Vec::new());
+        };
+        let text = fs::read_to_string(dir.join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> io::Result<u64> {
+        memory::oom_kills(self)
+    }
+
+    /// Sets limits; what is 0 or empty stays as it is.
+    pub fn apply(&self, resources: &Resources) -> io::Result<()> {
+        cpu::apply(self, resources)?;
+        cpuset::apply(self, resources)?;
+        memory::apply(self, resources)?;
+        pids::apply(self, resources)?;
+        hugetlb::apply(self, resources)?;
+        if let (Some(dir), true) = (self.v2(), self.hierarchies.is_unified()) {
+            for (file, value) in &resources.unified {
+                if file.contains('/') || file.starts_with('.') {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        format!("{file:?} is not a cgroup file"),
+                    ));
+                }
+                write(&dir.join(file), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Allows these devices and no others; v1 only, where the devices controller is.
+    pub fn allow_devices(&self, rules: &[DeviceRule]) -> io::Result<()> {
+        match self.v1("devices") {
+            Some(dir) => devices::allow(&dir, rules),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills everything in it and below it.
+    pub fn kill(&self) -> io::Result<()> {
+        kill::kill(self)
+    }
+
+    /// Removes it and what is below it. One that is not there is removed already.
+    ///
+    /// # Errors
+    /// EBUSY when a process stays in it for a second.
+    pub fn remove(&self) -> io::Result<()> {
+        self.directories().try_for_each(|dir| remove_tree(&dir))
+    }
+
+    /// Removes it where it has no process and nothing below it.
+    pub fn remove_empty(&self) {
+        for dir in self.directories() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir).map_err(|error| named(&error, "create", dir))
+        }
+        Err(error) => Err(named(&error, "create", dir)),
+    }
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    for try_number in 1.. {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Children, or a process that is just leaving.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && try_number <= REMOVE_TRIES =>
+            {
+                let mut had_children = false;
+                for child in fs::read_dir(dir).into_iter().flatten().flatten() {
+                    if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        remove_tree(&child.path())?;
+                        had_children = true;
+                    }
+                }
+                if !had_children {
+                    sleep(REMOVE_PAUSE);
+                }
+            }
+            Err(error) => return Err(named(&error, "remove", dir)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a value to a cgroup file, with file and value in the error.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::write(path, value).map_err(|error| named(&error, &format!("write {value:?} to"), path))
+}
+
+fn named(error: &io::Error, doing: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
+}

@@ -1,0 +1,222 @@
+//! Processes: born by clone3, waited for by pidfd.
+//!
+//! A raw clone3 does not tell libc: its cached thread id is stale in the child. Between clone and execve the child must not
+//! use pthread calls, `raise` or `abort`; memory may be allocated, since [`SingleThreaded`] says that no other thread
+//! held the allocator's lock.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+pub use nix::sched::CloneFlags;
+use rustix::process::{
+    PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
+};
+
+/// include/uapi/linux/sched.h, since 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// Since 5.5: the child starts with default signal handlers.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// This process has one thread, so that a copy of it is whole.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Counts the threads.
+    ///
+    /// # Errors
+    /// When there is another one.
+    pub fn verify() -> io::Result<Self> {
+        match fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(())),
+            count => Err(io::Error::other(format!(
+                "this process has {count} threads, and may have one"
+            ))),
+        }
+    }
+}
+
+/// Who one is after [`clone`].
+#[derive(Debug)]
+pub enum Cloned {
+    Parent(Child),
+    Child,
+}
+
+/// A child process.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// Copies this process (clone3(2)), into the v2 cgroup that `cgroup` is open on.
+pub fn clone(
+    _proof: &SingleThreaded,
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Cloned> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    // CLONE_* below bit 32 and above bit 7 fit into i32 as libc has them; the sign bit is CLONE_IO, which nobody asks for.
+    arguments.flags = u64::from(flags.bits().cast_unsigned())
+        | libc::CLONE_PIDFD.cast_unsigned() as u64
+        | CLONE_CLEAR_SIGHAND;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD.cast_unsigned() as u64;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: `arguments` is a whole clone_args of the given size; without CLONE_VM and with no stack the child goes on
+    // with a copy of this stack, and `pidfd` outlives the call. `SingleThreaded` was checked.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD), and nobody else knows it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).map_err(io::Error::other)?;
+            Ok(Cloned::Parent(Child { pid, pidfd }))
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ended {
+    Exited(i32),
+    Killed(i32),
+}
+
+impl Ended {
+    /// As a shell tells it: 128 + N for signal N.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Killed(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Reaps the child if it has ended.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    let status = waitid(
+        WaitId::PidFd(pidfd),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    )?;
+    Ok(status.map(|status| ended(&status)))
+}
+
+/// Waits for the child's end and reaps it.
+pub fn wait(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    loop {
+        match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => return Ok(ended(&status)),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Reaps any child that has ended. `None` when there is none that has.
+pub fn reap_any() -> io::Result<Option<Ended>> {
+    let status = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    Ok(status.map(|status| ended(&status)))
+}
+
+fn ended(status: &WaitIdStatus) -> Ended {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ended::Exited(code),
+        (None, signal) => Ended::Killed(signal.unwrap_or_default()),
+    }
+}
+
+/// Sends a signal by number, 0 to 64; a process that has ended is no error.
+pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: the call takes integers and a null pointer, which stands for the default siginfo.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            number,
+            std::ptr::null::<u8>(),
+            0,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Kills the process that `pidfd` refers to.
+pub fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    match pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A pidfd of any process.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Ends this process without running anything of ours or libc's: for a child between clone and execve.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks every descriptor from `first` on close-on-exec (close_range(2)).
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: the call takes integers; it closes nothing, so that no owner is surprised.
+    let result =
+        unsafe { libc::close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Gives `fd` the number `number`, as descriptors 0 to 2 of a program to be run.
+pub fn dup_to(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: the call takes integers. What had the number before is a standard stream, which Rust's library never owns.
+    let result = unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) };
+    if result == number {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_a_code_above_128() {
+        assert_eq!(Ended::Killed(9).code(), 137);
+        assert_eq!(Ended::Exited(3).code(), 3);
+    }
+
+    #[test]
+    fn more_than_one_thread_is_noticed() {
+        // The test harness has its own.
+        assert!(SingleThreaded::verify().is_err());
+    }
+}

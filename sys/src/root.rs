@@ -1,0 +1,210 @@
+//! Paths below a container's root: resolved by the kernel so that no symlink and no `..` leads out (openat2(2),
+//! RESOLVE_IN_ROOT).
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Component, Path},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2, statat},
+    io::Errno,
+};
+
+/// An open root directory.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+/// Symlinks that a path to be made may go through; as MAXSYMLINKS of the kernel.
+const MAX_LINKS: u32 = 40;
+
+impl Root {
+    /// Opens the directory `path` of the host.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(rustix::fs::openat(
+            CWD,
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?))
+    }
+
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Opens `path` below the root. It may be absolute, which means the same.
+    pub fn open_at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        Ok(openat2(
+            &self.0,
+            path_or_dot(path),
+            flags | OFlags::CLOEXEC,
+            mode,
+            IN_ROOT,
+        )?)
+    }
+
+    /// Opens `path` as a place, without reading it.
+    pub fn locate(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.open_at(path, OFlags::PATH, Mode::empty())
+    }
+
+    /// Opens the directory `path`, and makes what is missing of it. Each part is made inside of what was opened before it.
+    pub fn make_dir_all(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        let mut links = 0;
+        self.make_dir_at(self.locate(Path::new("/"))?, path, mode, &mut links)
+    }
+
+    fn make_dir_at(
+        &self,
+        mut dir: OwnedFd,
+        path: &Path,
+        mode: Mode,
+        links: &mut u32,
+    ) -> io::Result<OwnedFd> {
+        let mut done = std::path::PathBuf::from("/");
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => done.push(name),
+                Component::ParentDir => {
+                    done.pop();
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+            }
+            dir = match self.locate(&done) {
+                Ok(found) => found,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    self.make_part(dir.as_fd(), &done, mode, links)?
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        if FileType::from_raw_mode(fstat(&dir)?.st_mode) == FileType::Directory {
+            Ok(dir)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOTDIR))
+        }
+    }
+
+    /// Makes the last part of `path`, whose parent is `parent`; a dangling symlink there is followed.
+    fn make_part(
+        &self,
+        parent: BorrowedFd<'_>,
+        path: &Path,
+        mode: Mode,
+        links: &mut u32,
+    ) -> io::Result<OwnedFd> {
+        let name = path.file_name().unwrap_or(OsStr::new("."));
+        match mkdirat(parent, name, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) if is_symlink(parent, name)? => {
+                *links += 1;
+                if *links > MAX_LINKS {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                let whole = path.parent().unwrap_or(Path::new("/")).join(target);
+                return self.make_dir_at(self.locate(Path::new("/"))?, &whole, mode, links);
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.locate(path)
+    }
+
+    /// Opens the file `path` as a place, and makes an empty one with its directories where it is missing.
+    pub fn make_file(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        match self.locate(path) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            result => return result,
+        }
+        if let Some(parent) = path.parent() {
+            self.make_dir_all(parent, Mode::from_raw_mode(0o755))?;
+        }
+        self.open_at(path, OFlags::WRONLY | OFlags::CREATE, mode)?;
+        self.locate(path)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// openat2 refuses an empty path; "/" is the root itself.
+fn path_or_dot(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
+}
+
+fn is_symlink(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+    let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn root() -> (std::path::PathBuf, Root) {
+        let id = format!(
+            "corten-root-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        );
+        let dir = std::env::temp_dir().join(id);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("root")).unwrap();
+        fs::create_dir_all(dir.join("outside")).unwrap();
+        let root = Root::open(&dir.join("root")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_symlink_leads_nowhere_else() {
+        let (dir, root) = root();
+        symlink("/outside", dir.join("root/out")).unwrap();
+        symlink("../../outside", dir.join("root/up")).unwrap();
+        for path in ["/out/made", "/up/made", "../../outside/made"] {
+            root.make_dir_all(Path::new(path), Mode::from_raw_mode(0o755))
+                .unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.join("outside")).unwrap().count(), 0);
+        assert!(dir.join("root/outside/made").is_dir());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_loop_of_symlinks_ends() {
+        let (dir, root) = root();
+        symlink("b", dir.join("root/a")).unwrap();
+        symlink("a", dir.join("root/b")).unwrap();
+        assert!(
+            root.make_dir_all(Path::new("/a/x"), Mode::from_raw_mode(0o755))
+                .is_err()
+        );
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_made_with_its_directories() {
+        let (dir, root) = root();
+        root.make_file(Path::new("/x/y/file"), Mode::from_raw_mode(0o644))
+            .unwrap();
+        assert!(dir.join("root/x/y/file").is_file());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
