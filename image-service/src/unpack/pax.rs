@@ -101,20 +101,40 @@ fn time(text: &[u8]) -> Option<Timespec> {
     Some(Timespec { tv_sec, tv_nsec })
 }
 
+/// Builds records for tests, lengths and all.
+#[cfg(test)]
+pub(super) fn encode(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        // The length counts its own digits.
+        let length = (rest + 1..)
+            .find(|length| rest + length.to_string().len() == *length)
+            .unwrap();
+        bytes.extend_from_slice(format!("{length} {key}=").as_bytes());
+        bytes.extend_from_slice(value);
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn binary_values_survive() {
-        let pax = Pax::parse(b"11 path=a\nb\n29 SCHILY.xattr.user.x=\n\x00=y\n\n").unwrap();
+        let value = &b"\n\x00=y\n"[..];
+        let bytes = encode(&[("path", b"a\nb"), ("SCHILY.xattr.user.x", value)]);
+        let pax = Pax::parse(&bytes).unwrap();
         assert_eq!(pax.get("path"), Some(&b"a\nb"[..]));
         assert_eq!(pax.xattrs(), [(b"user.x".to_vec(), b"\n\x00=y\n".to_vec())]);
     }
 
     #[test]
     fn the_last_record_counts_and_an_empty_one_deletes() {
-        let pax = Pax::parse(b"9 uid=10\n9 uid=11\n7 gid=\n").unwrap();
+        let bytes = encode(&[("uid", b"10"), ("uid", b"11"), ("gid", b"")]);
+        let pax = Pax::parse(&bytes).unwrap();
         assert_eq!(pax.number("uid").unwrap(), Some(11));
         assert_eq!(pax.number("gid").unwrap(), None);
     }

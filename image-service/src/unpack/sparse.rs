@@ -141,10 +141,18 @@ fn leading_map(stored: &mut u64, reader: &mut impl Read) -> Result<Vec<(u64, u64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unpack::pax::encode;
+
+    fn records(list: &[(&str, &[u8])]) -> Pax {
+        Pax::parse(&encode(list)).unwrap()
+    }
 
     #[test]
     fn the_newest_form_begins_with_its_map() {
-        let pax = Pax::parse(b"22 GNU.sparse.major=1\n30 GNU.sparse.realsize=100000\n").unwrap();
+        let pax = records(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.realsize", b"100000"),
+        ]);
         let mut data = b"2\n0\n10\n4096\n5\n".to_vec();
         data.resize(512, 0);
         let mut stored = 512 + 15;
@@ -158,7 +166,7 @@ mod tests {
 
     #[test]
     fn older_forms_hold_it_in_records() {
-        let map = Pax::parse(b"22 GNU.sparse.size=50\n28 GNU.sparse.map=0,1,10,2\n").unwrap();
+        let map = records(&[("GNU.sparse.size", b"50"), ("GNU.sparse.map", b"0,1,10,2")]);
         let map = from_pax(&map, &mut 3, &mut &b""[..]).unwrap().unwrap();
         assert_eq!(map.fragments, [(0, 1), (10, 2)]);
     }

@@ -1,0 +1,182 @@
+//! A registry that answers what a test tells it to: bytes on a socket, one connection a request.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::image::{Image, MANIFEST_TYPE, digest};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    /// By lower case name.
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Close the connection after so many bytes of the body.
+    pub(crate) cut: Option<usize>,
+    /// Say nothing more after the body's cut, and keep the connection.
+    pub(crate) hang: bool,
+}
+
+type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: JoinHandle<()>,
+}
+
+impl Fake {
+    pub(crate) async fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let answer: Arc<Answer> = Arc::new(answer);
+        let log = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, Arc::clone(&answer), Arc::clone(&log)));
+            }
+        });
+        Self {
+            address,
+            asked,
+            task,
+        }
+    }
+
+    /// Serves one image as `<address>/app:v1`, unless `wrong` has another answer.
+    pub(crate) async fn serving(
+        image: Image,
+        wrong: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(move |asked| wrong(asked).unwrap_or_else(|| serve_image(&image, asked))).await
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(crate) fn count(&self, part: &str) -> usize {
+        let asked = self.asked();
+        asked
+            .iter()
+            .filter(|asked| asked.path.contains(part))
+            .count()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) fn serve_image(image: &Image, asked: &Asked) -> Reply {
+    let path = asked.path.split('?').next().unwrap();
+    let name = path.rsplit('/').next().unwrap();
+    let key = if name == "v1" { &image.digest } else { name };
+    match image.blobs.get(key) {
+        Some(bytes) => Reply::new(200, bytes).with("Content-Type", MANIFEST_TYPE),
+        None => Reply::new(404, b"{}"),
+    }
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: &[u8]) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.to_vec(),
+            cut: None,
+            hang: false,
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn cut_after(self, bytes: usize) -> Self {
+        Self {
+            cut: Some(bytes),
+            ..self
+        }
+    }
+
+    pub(crate) fn hanging_after(self, bytes: usize) -> Self {
+        Self {
+            cut: Some(bytes),
+            hang: true,
+            ..self
+        }
+    }
+}
+
+/// What a server with ranges says.
+pub(crate) fn ranged(bytes: &[u8], asked: &Asked) -> Reply {
+    let Some(range) = asked.headers.get("range") else {
+        return Reply::new(200, bytes);
+    };
+    let start: usize = range
+        .strip_prefix("bytes=")
+        .and_then(|range| range.strip_suffix('-'))
+        .and_then(|start| start.parse().ok())
+        .unwrap();
+    let total = bytes.len();
+    let range = format!("bytes {start}-{}/{total}", total - 1);
+    Reply::new(206, &bytes[start..]).with("Content-Range", &range)
+}
+
+/// The digest a path ends with, if it asks for that blob.
+pub(crate) fn asks_for(asked: &Asked, bytes: &[u8]) -> bool {
+    asked.path.contains(&format!("/blobs/{}", digest(bytes)))
+}
+
+async fn serve(stream: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<Asked>>>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+        return;
+    }
+    let path = line.split(' ').nth(1).unwrap_or("").to_owned();
+    let mut headers = BTreeMap::new();
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 || line == "\r\n" {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+    }
+    let asked = Asked { path, headers };
+    log.lock().unwrap().push(asked.clone());
+    let reply = answer(&asked);
+    let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", reply.status);
+    head += &format!("Content-Length: {}\r\n", reply.body.len());
+    for (name, value) in &reply.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += "\r\n";
+    let body = &reply.body[..reply.cut.unwrap_or(reply.body.len())];
+    // The client may have left.
+    if stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(body).await.is_err() {
+        return;
+    }
+    drop(stream.flush().await);
+    if reply.hang {
+        std::future::pending::<()>().await;
+    }
+}

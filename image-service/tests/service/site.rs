@@ -1,0 +1,116 @@
+//! A store of its own for each test, and what must be true of it at the end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use corten_image::{Error, ImageService, Options};
+use tempfile::TempDir;
+
+pub(crate) struct Site {
+    dir: TempDir,
+    pub(crate) images: ImageService,
+}
+
+impl Site {
+    pub(crate) async fn new() -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make devices and trusted attributes: run them as root"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let images = open(dir.path()).await.unwrap();
+        images.collect_garbage().await;
+        Self { dir, images }
+    }
+
+    /// As after a crash: nothing was told, everything is read from disk.
+    pub(crate) async fn reopen(self) -> Self {
+        let Self { dir, images } = self;
+        drop(images);
+        // The database is free when the last task and thread have let go.
+        let images = loop {
+            match open(dir.path()).await {
+                Ok(images) => break images,
+                Err(error) => assert!(error.to_string().contains("open"), "{error}"),
+            }
+            tokio::task::yield_now().await;
+        };
+        Self { dir, images }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn write_hosts(&self, registry: &str, text: &str) {
+        let dir = self.dir.path().join("certs.d").join(registry);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("hosts.toml"), text).unwrap();
+    }
+
+    /// The directory of an image's only layer, or of its topmost.
+    pub(crate) fn top_layer(&self, reference: &str) -> PathBuf {
+        let image = self.images.resolve(reference).unwrap();
+        self.root()
+            .join("layers")
+            .join(image.layers.last().unwrap())
+    }
+
+    /// No unfinished work, and no layer but those of the images that are listed.
+    pub(crate) fn assert_clean(&self) {
+        let images = self.images.list();
+        let mut layers: Vec<_> = images.iter().flat_map(|image| &image.layers).collect();
+        layers.sort();
+        layers.dedup();
+        eventually(|| {
+            let found = [
+                entries(&self.root().join("staging")).len(),
+                entries(&self.root().join("trash")).len(),
+                entries(&self.root().join("layers")).len(),
+            ];
+            (found == [0, 0, layers.len()])
+                .then_some(())
+                .ok_or(format!("staging, trash, layers: {found:?}"))
+        });
+        if images.is_empty() {
+            assert_eq!(self.images.usage(), corten_image::Usage::default());
+        }
+    }
+}
+
+async fn open(dir: &Path) -> Result<ImageService, Error> {
+    ImageService::open(Options {
+        root: dir.join("root"),
+        certs_dirs: vec![dir.join("certs.d")],
+        max_concurrent_downloads: 3,
+        progress_timeout: Duration::from_secs(1),
+    })
+    .await
+}
+
+pub(crate) fn entries(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Waits for a condition; the last complaint is the failure.
+#[track_caller]
+pub(crate) fn eventually<T>(mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(complaint) => assert!(Instant::now() < deadline, "{complaint}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
