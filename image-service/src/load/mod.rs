@@ -86,10 +86,11 @@ async fn load_one(
         let names = found.names.iter();
         names.map(|name| name.repo_digest(target))
     });
+    let repo_digests: Vec<String> = digests.collect();
     let pulled = Pulled {
         layers: inner.layers.get(wanted.collect()).await?,
         repo_tags: found.names.iter().filter_map(Reference::repo_tag).collect(),
-        repo_digests: digests.collect(),
+        repo_digests,
         config: document.config,
         documents: found.documents,
     };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -13,19 +13,26 @@ pub(crate) struct Registry {
     child: Child,
     /// Shape: `127.0.0.1:41234`.
     pub(crate) address: String,
+    storage: PathBuf,
     dir: TempDir,
 }
 
 impl Registry {
     pub(crate) fn start() -> Self {
-        Self::start_with("", "")
+        let dir = tempfile::tempdir().unwrap();
+        let storage = dir.path().join("storage");
+        Self::serve(dir, storage, "", "")
     }
 
-    /// With more lines of its config below `http:`, and at the top level.
-    pub(crate) fn start_with(http: &str, top: &str) -> Self {
+    /// Another door to the content of `other`, with more lines of config below `http:` and at the
+    /// top level.
+    pub(crate) fn start_on(other: &Self, http: &str, top: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        Self::serve(dir, other.storage.clone(), http, top)
+    }
+
+    fn serve(dir: TempDir, storage: PathBuf, http: &str, top: &str) -> Self {
         let config = dir.path().join("config.yml");
-        let storage = dir.path().join("storage");
         let text = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n{http}\n{top}\n",
             storage.display()
@@ -58,6 +65,7 @@ impl Registry {
         Self {
             child,
             address,
+            storage,
             dir,
         }
     }
