@@ -150,6 +150,7 @@ fn stage(
 ) -> Result<Staged, Error> {
     let path = store.staging().directory()?;
     let written = unpack::layer(stream, expected, path.open()?, store.trash())?;
+    store.empty_trash_soon();
     Ok(Staged::new(chain, written, path))
 }
 

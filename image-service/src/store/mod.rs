@@ -41,7 +41,7 @@ use crate::config::Image;
 use crate::digest::Digest;
 use records::Records;
 use state::State;
-use trash::Janitor;
+use trash::{Janitor, Job};
 
 /// What images take on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,6 +89,10 @@ impl Store {
 
     pub(crate) fn trash(&self) -> &Trash {
         &self.trash
+    }
+
+    pub(crate) fn empty_trash_soon(&self) {
+        self.janitor.ask(Job::EmptyTrash);
     }
 
     /// The layer with this chain id, if it is here, kept from deletion.

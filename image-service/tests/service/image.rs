@@ -143,7 +143,7 @@ impl Image {
             "manifests": [{
                 "mediaType": MANIFEST_TYPE,
                 "digest": self.digest,
-                "size": self.blobs[&self.digest].len(),
+                "size": self.blobs.get(&self.digest).map_or(0, Vec::len),
                 "annotations": {"org.opencontainers.image.ref.name": name},
             }],
         })

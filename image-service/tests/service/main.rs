@@ -1,6 +1,13 @@
 //! The image service from outside, against a real registry (Debian's `docker-registry`, filled by
 //! skopeo) and against one that misbehaves. Needs root: layers hold devices and overlay's marks.
 
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for the product's code"
+)]
+
 mod archive;
 mod bad;
 mod fake;

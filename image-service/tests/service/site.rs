@@ -1,6 +1,6 @@
 //! A store of its own for each test, and what must be true of it at the end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,10 @@ impl Site {
             rustix::process::geteuid().is_root(),
             "these tests make devices and trusted attributes: run them as root"
         );
-        let dir = tempfile::tempdir().unwrap();
+        Self::new_in(tempfile::tempdir().unwrap()).await
+    }
+
+    pub(crate) async fn new_in(dir: TempDir) -> Self {
         let images = open(dir.path()).await.unwrap();
         images.collect_garbage().await;
         Self { dir, images }
@@ -26,16 +29,19 @@ impl Site {
 
     /// As after a crash: nothing was told, everything is read from disk.
     pub(crate) async fn reopen(self) -> Self {
+        self.reopen_after(|| {}).await
+    }
+
+    /// With something done to the disk in between.
+    pub(crate) async fn reopen_after(self, meanwhile: impl FnOnce()) -> Self {
         let Self { dir, images } = self;
         drop(images);
-        // The database is free when the last task and thread have let go.
-        let images = loop {
-            match open(dir.path()).await {
-                Ok(images) => break images,
-                Err(error) => assert!(error.to_string().contains("open"), "{error}"),
-            }
-            tokio::task::yield_now().await;
-        };
+        // The last thread to let go of the store closes its database.
+        let database = File::open(dir.path().join("root/images.redb")).unwrap();
+        rustix::fs::flock(&database, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        drop(database);
+        meanwhile();
+        let images = open(dir.path()).await.unwrap();
         Self { dir, images }
     }
 
