@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::blocking::blocking;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::load::Archive;
 use crate::manifest::Blob;
 use crate::registry::Session;
@@ -104,40 +104,64 @@ impl Layers {
     }
 
     async fn fetch(&self, chain: Digest, wanted: Wanted) -> Result<Staged, Error> {
-        let store = Arc::clone(&self.store);
         let diff_id = wanted.diff_id;
         match wanted.source {
             Source::Registry(session, blob) => {
-                let (sink, chunks) = mpsc::channel(CHUNKS);
-                let stream = Chunks {
-                    chunks,
-                    current: Bytes::new(),
-                    left: blob.size,
-                };
-                let expected = Expected {
-                    blob: Some(blob.digest),
-                    diff_id,
-                };
-                let (downloaded, unpacked) = tokio::join!(
-                    session.blob(&blob, sink),
-                    blocking("unpacking", move || stage(&store, chain, stream, &expected)),
-                );
-                match unpacked {
-                    // The reader stopped for want of bytes: the network knows why.
-                    Err(Error::Stopped(what)) => {
-                        Err(downloaded.err().unwrap_or(Error::Stopped(what)))
+                let mut first = 0;
+                loop {
+                    let (next, staged) = self
+                        .download(chain, diff_id, &session, &blob, first)
+                        .await?;
+                    match (staged, next) {
+                        (Err(error), Some(next)) if error.kind() == ErrorKind::DigestMismatch => {
+                            tracing::warn!(%error, "a mirror sent wrong bytes, trying the next");
+                            first = next;
+                        }
+                        (staged, _) => return staged,
                     }
-                    // A good layer is a good layer, and a bad one no download can mend.
-                    verdict => verdict,
                 }
             }
             Source::Archive(archive, member, blob) => {
+                let store = Arc::clone(&self.store);
                 blocking("unpacking", move || {
                     let expected = Expected { blob, diff_id };
                     stage(&store, chain, archive.reader(&member)?, &expected)
                 })
                 .await
             }
+        }
+    }
+
+    /// One pass over the hosts from `first` on: the host to try after a wrong digest, and the layer.
+    async fn download(
+        &self,
+        chain: Digest,
+        diff_id: Digest,
+        session: &Session,
+        blob: &Blob,
+        first: usize,
+    ) -> Result<(Option<usize>, Result<Staged, Error>), Error> {
+        let (sink, chunks) = mpsc::channel(CHUNKS);
+        let stream = Chunks {
+            chunks,
+            current: Bytes::new(),
+            left: blob.size,
+        };
+        let expected = Expected {
+            blob: Some(blob.digest),
+            diff_id,
+        };
+        let store = Arc::clone(&self.store);
+        let (downloaded, unpacked) = tokio::join!(
+            session.blob(blob, first, sink),
+            blocking("unpacking", move || stage(&store, chain, stream, &expected)),
+        );
+        match (downloaded, unpacked) {
+            // The reader stopped for want of bytes: the network knows why.
+            (Err(error), Err(Error::Stopped(_))) => Err(error),
+            // A good layer is a good layer, and a bad one no more bytes can mend.
+            (Err(_), unpacked) => Ok((None, unpacked)),
+            (Ok(next), unpacked) => Ok((next, unpacked)),
         }
     }
 }

@@ -85,11 +85,12 @@ impl Session {
         let mut shown = self.known_token(index);
         let mut answered = false;
         loop {
-            let response = self.follow(host, get, shown.as_ref()).await?;
+            let (response, is_host) = self.follow(host, get, shown.as_ref()).await?;
             if response.status().is_success() {
                 return Ok(response);
             }
-            if response.status() != StatusCode::UNAUTHORIZED || answered {
+            // Whom the host redirects to may not ask for the host's credentials.
+            if response.status() != StatusCode::UNAUTHORIZED || answered || !is_host {
                 return Err(Failure::status(&response, self.who(host)));
             }
             answered = true;
@@ -99,19 +100,21 @@ impl Session {
         }
     }
 
+    /// The final answer, and whether the host itself gave it.
     async fn follow(
         &self,
         host: &Host,
         get: &Get,
         shown: Option<&HeaderValue>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<(Response<Incoming>, bool), Failure> {
         let origin = self.url(host, &get.path)?;
         let mut url = origin.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut request = request(Method::GET, &url, Bytes::new())?;
             let headers = request.headers_mut();
             // What is meant for the host stays with the host.
-            if same_origin(&url, &origin) {
+            let is_host = same_origin(&url, &origin);
+            if is_host {
                 headers.extend(host.entry.header.clone());
                 if let Some(shown) = shown {
                     headers.insert(AUTHORIZATION, shown.clone());
@@ -125,7 +128,7 @@ impl Session {
             }
             let response = self.send(&host.client, request).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, is_host));
             }
             url = redirect(&url, response.headers())?;
         }

@@ -108,22 +108,40 @@ impl Session {
         Ok(bytes)
     }
 
-    /// Sends the blob's bytes to `sink`, from the next host where the last one broke off. Digests
-    /// are for the reader to check. A closed sink ends the transfer without an error.
-    pub(crate) async fn blob(&self, blob: &Blob, sink: mpsc::Sender<Bytes>) -> Result<(), Error> {
+    /// Sends the blob's bytes to `sink`, from the next host where the last one broke off; hosts
+    /// before `first` are passed over. Digests are for the reader to check. A closed sink ends the
+    /// transfer without an error.
+    ///
+    /// Returns the host to go on with if the bytes were wrong; `None` if there is none.
+    pub(crate) async fn blob(
+        &self,
+        blob: &Blob,
+        first: usize,
+        sink: mpsc::Sender<Bytes>,
+    ) -> Result<Option<usize>, Error> {
         let mut progress = Progress {
             blob,
             received: 0,
             sink: &sink,
         };
         let mut attempts = Vec::new();
-        for (index, host) in self.hosts.iter().enumerate() {
+        // The host whose bytes came first: if they were wrong, a later one must begin anew.
+        let mut began = first;
+        for (index, host) in self.hosts.iter().enumerate().skip(first) {
             if !host.entry.pull {
                 continue;
             }
             match self.transfer_patiently(index, &mut progress).await {
-                Ok(()) => return Ok(()),
+                Ok(()) if began < index => return Ok(Some(index)),
+                Ok(()) => {
+                    let next = index + 1;
+                    let more = self.hosts[next..].iter().any(|host| host.entry.pull);
+                    return Ok(more.then_some(next));
+                }
                 Err(failure) => attempts.push(attempt(host, failure)),
+            }
+            if progress.received == 0 {
+                began = index + 1;
             }
         }
         Err(Error::Registry {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::Store;
-use super::records::{Change, ImageRecord, Records};
+use super::records::{Change, Contents, ImageRecord, Records};
 use super::staging::Staging;
 use super::state::State;
 use super::trash::{self, Janitor, Job, Trash};
@@ -31,18 +31,18 @@ impl Store {
         for entry in fs::read_dir(&staging).at("read", &staging)? {
             trash.take_path(&entry.at("read", &staging)?.path())?;
         }
-        let (mut records, condition) = Records::open(&root.join("images.redb"), &quarantine)?;
-        let state = recover(&mut records, &layers)?;
+        let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
+        let state = recover(&mut opened.records, opened.contents, &layers)?;
         let (janitor, jobs) = Janitor::new();
         let store = Arc::new(Self {
             staging: Staging::new(staging, Arc::clone(&trash), janitor.clone()),
             layers,
             trash,
             janitor,
-            records: Mutex::new(records),
+            records: Mutex::new(opened.records),
             state: Mutex::new(state),
             holds_known: AtomicBool::new(false),
-            conditions: condition.into_iter().collect(),
+            conditions: opened.condition.into_iter().collect(),
         });
         let weak = Arc::downgrade(&store);
         thread::Builder::new()
@@ -67,7 +67,7 @@ fn make_private(dir: &Path) -> Result<(), Error> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("chmod", dir)
 }
 
-fn recover(records: &mut Records, layers: &Path) -> Result<State, Error> {
+fn recover(records: &mut Records, contents: Contents, layers: &Path) -> Result<State, Error> {
     let mut state = State::default();
     let mut gone = Change::default();
     // Directories without a record may be under a container that still runs: found here, kept until
@@ -78,7 +78,6 @@ fn recover(records: &mut Records, layers: &Path) -> Result<State, Error> {
             state.put_layer(name, None);
         }
     }
-    let contents = records.contents()?;
     for (name, record) in contents.layers {
         if state.has_layer(&name) {
             state.put_layer(&name, Some(record));

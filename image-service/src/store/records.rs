@@ -58,6 +58,14 @@ pub(super) struct Contents {
     pub(super) layers: Vec<(String, LayerRecord)>,
 }
 
+/// A database that was opened, one way or the other.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) records: Records,
+    pub(super) contents: Contents,
+    pub(super) condition: Option<String>,
+}
+
 #[derive(Debug)]
 pub(super) struct Records {
     path: PathBuf,
@@ -66,11 +74,17 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// A database that cannot be read is moved to `quarantine`, and a new one made; the second value
+    /// A database that cannot be read is moved to `quarantine`, and a new one made; the condition
     /// tells the operator so.
-    pub(super) fn open(path: &Path, quarantine: &Path) -> Result<(Self, Option<String>), Error> {
+    pub(super) fn open(path: &Path, quarantine: &Path) -> Result<Opened, Error> {
         let error = match open(path) {
-            Ok(database) => return Ok((Self::new(path, database), None)),
+            Ok((database, contents)) => {
+                return Ok(Opened {
+                    records: Self::new(path, database),
+                    contents,
+                    condition: None,
+                });
+            }
             Err(error) => error,
         };
         if !is_broken(&error) {
@@ -80,12 +94,15 @@ impl Records {
         let seconds = since_epoch.map_or(0, |duration| duration.as_secs());
         let aside = quarantine.join(format!("images.redb.{seconds}"));
         fs::rename(path, &aside).at("move to quarantine", path)?;
-        let database = open(path).map_err(|error| failed("make", error))?;
-        let condition = format!(
-            "the image database was unreadable ({error}) and lies in {}; images are pulled again when needed",
-            aside.display()
-        );
-        Ok((Self::new(path, database), Some(condition)))
+        let (database, contents) = open(path).map_err(|error| failed("make", error))?;
+        Ok(Opened {
+            records: Self::new(path, database),
+            contents,
+            condition: Some(format!(
+                "the image database was unreadable ({error}) and lies in {}; images are pulled again when needed",
+                aside.display()
+            )),
+        })
     }
 
     fn new(path: &Path, database: Database) -> Self {
@@ -93,18 +110,6 @@ impl Records {
             path: path.to_owned(),
             database: Some(database),
         }
-    }
-
-    pub(super) fn contents(&mut self) -> Result<Contents, Error> {
-        let database = self.database()?;
-        let read = || -> Result<Contents, redb::Error> {
-            let transaction = database.begin_read()?;
-            Ok(Contents {
-                images: rows(&transaction, IMAGES)?,
-                layers: rows(&transaction, LAYERS)?,
-            })
-        };
-        read().map_err(|error| failed("read", error))
     }
 
     pub(super) fn document(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
@@ -129,20 +134,31 @@ impl Records {
     fn database(&mut self) -> Result<&Database, Error> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open(&self.path).map_err(|error| failed("open", error))?,
+            None => {
+                let (database, _) = open(&self.path).map_err(|error| failed("open", error))?;
+                database
+            }
         };
         Ok(self.database.insert(database))
     }
 }
 
-fn open(path: &Path) -> Result<Database, redb::Error> {
+fn open(path: &Path) -> Result<(Database, Contents), redb::Error> {
     let database = Builder::new().set_cache_size(CACHE).create(path)?;
-    let transaction = database.begin_write()?;
-    for table in [IMAGES, LAYERS, DOCUMENTS] {
-        transaction.open_table(table)?;
+    if database.begin_read()?.list_tables()?.next().is_none() {
+        let transaction = database.begin_write()?;
+        for table in [IMAGES, LAYERS, DOCUMENTS] {
+            transaction.open_table(table)?;
+        }
+        transaction.commit()?;
     }
-    transaction.commit()?;
-    Ok(database)
+    let transaction = database.begin_read()?;
+    let contents = Contents {
+        images: rows(&transaction, IMAGES)?,
+        layers: rows(&transaction, LAYERS)?,
+    };
+    drop(transaction);
+    Ok((database, contents))
 }
 
 fn write(database: &Database, change: &Change) -> Result<(), redb::Error> {

@@ -4,7 +4,7 @@ use std::fs;
 
 use corten_image::{Auth, ErrorKind};
 
-use crate::fake::{Asked, Fake, Reply, serve_image};
+use crate::fake::{Asked, Fake, Reply, asks_for, serve_image};
 use crate::image::simple;
 use crate::registry::{Registry, certificates};
 use crate::site::Site;
@@ -54,6 +54,57 @@ async fn the_next_host_serves_what_a_mirror_cannot() {
             .ends_with("/v2/team/app/manifests/v1?ns=reg.example")
     );
     assert_eq!(good.asked()[0].path, "/v2/team/app/manifests/v1");
+    site.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_wrong_bytes_is_passed_over() {
+    let site = Site::new().await;
+    let short = Fake::start(|asked| {
+        let is_manifest = asked.path.contains("/manifests/");
+        Reply::new(if is_manifest { 404 } else { 200 }, b"{}")
+    })
+    .await;
+    let garbled = Fake::serving(simple("x"), |asked| {
+        let layer = simple("x");
+        let bytes = &layer.blobs[&layer.layers[0]];
+        asks_for(asked, bytes).then(|| Reply::new(200, &vec![0; bytes.len()]))
+    })
+    .await;
+    let good = Fake::serving(simple("x"), |_| None).await;
+    site.write_hosts(
+        "reg.example",
+        &format!(
+            "server = 'http://{}'\n[host.'http://{}']\n[host.'http://{}']\n",
+            good.address, garbled.address, short.address
+        ),
+    );
+    let pulled = site.images.pull("reg.example/app:v1", None).await.unwrap();
+    assert_eq!(
+        std::fs::read(site.top_layer(&pulled.id).join("hello")).unwrap(),
+        b"x"
+    );
+    assert!(garbled.count("/blobs/") > 0 && good.count("/blobs/") > 0);
+    site.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_host_cannot_ask_for_the_registrys_credentials() {
+    let site = Site::new().await;
+    let tokens = Fake::start(|_| Reply::new(200, br#"{"token":"t0"}"#)).await;
+    let header = format!("Bearer realm=\"http://{}/token\"", tokens.address);
+    let storage =
+        Fake::start(move |_| Reply::new(401, b"").with("WWW-Authenticate", &header)).await;
+    let location = format!("http://{}/key", storage.address);
+    let registry = Fake::start(move |_| Reply::new(307, b"").with("Location", &location)).await;
+    let reference = format!("{}/app:v1", registry.address);
+    let error = site
+        .images
+        .pull(&reference, Some(password()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert!(tokens.asked().is_empty());
     site.assert_clean();
 }
 
