@@ -1,0 +1,35 @@
+# The front door. What needs a condition lies in hack/.
+
+SHIM_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: build shim demo test lint bench setup
+
+# corten and corten-shim, side by side in target/release.
+build: shim
+	cargo build --release --locked --package corten-cri-server
+
+# A static PIE: it runs inside of containers' mount namespaces. With --target, the flags leave build scripts alone.
+shim:
+	RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=pie' cargo build --profile shim --locked \
+		--package corten-shim --target $(SHIM_TARGET)
+	install -D target/$(SHIM_TARGET)/shim/corten-shim target/release/corten-shim
+
+# A pod with its own network, from an image that is really pulled, step by step.
+demo:
+	hack/demo
+
+# Everything that CI checks.
+test:
+	hack/test
+
+# Formatting, clippy, licences, scripts.
+lint:
+	hack/lint
+
+# Corten against containerd; BENCH='--check' holds the ratios of README.
+bench:
+	cargo xtask bench $(BENCH)
+
+# All that development needs and is missing.
+setup:
+	hack/setup
