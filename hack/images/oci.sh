@@ -1,9 +1,9 @@
-# Layers and images in OCI layouts, from directories. Sourced by images/build.
+# Layers and images in OCI layouts, from directories. Sourced by images/build, which sets work and registry.
 # shellcheck shell=bash
 
 # layer TREE NAME: packs a directory; writes its descriptor and diff id to $work/layers/NAME.
 layer() {
-    local tree=$1 name=$2 out=$work/layers
+    local tree=$1 name=$2 out=${work:?}/layers
     mkdir -p "$out"
     tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$out/$name.tar" .
     gzip -n -6 <"$out/$name.tar" >"$out/$name.tar.gz"
@@ -34,7 +34,7 @@ image() {
           layers: [.[].layer]}' "${files[@]}" | blob application/vnd.oci.image.manifest.v1+json)
     jq -n --argjson manifest "$descriptor" '{schemaVersion: 2, manifests: [$manifest]}' >"$layout/index.json"
     echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
-    skopeo --insecure-policy copy --quiet --dest-tls-verify=false "oci:$layout" "docker://$registry/$name"
+    skopeo --insecure-policy copy --quiet --dest-tls-verify=false "oci:$layout" "docker://${registry:?}/$name"
 }
 
 # Stores its input as a blob of the layout at hand; prints the descriptor.
