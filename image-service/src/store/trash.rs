@@ -35,6 +35,12 @@ impl Trash {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn open_for_test(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        Self::open(path).unwrap()
+    }
+
     /// Moves an entry of an open directory away. Deep trees cost no more than flat ones.
     pub(crate) fn take(&self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         loop {

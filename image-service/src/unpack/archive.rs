@@ -172,7 +172,7 @@ impl<R: Read> Archive<R> {
         if size > MAX_EXTENSION {
             return Err(Fault::Archive("an extended header is larger than 1 MiB"));
         }
-        self.begin_data(size);
+        self.begin_data(size)?;
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         loop {
@@ -191,9 +191,13 @@ impl<R: Read> Archive<R> {
         Ok(name)
     }
 
-    fn begin_data(&mut self, size: u64) {
+    fn begin_data(&mut self, size: u64) -> Result<(), Fault> {
+        if i64::try_from(size).is_err() {
+            return Err(BAD_NUMBER);
+        }
         self.left = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
+        Ok(())
     }
 
     fn member(&mut self, header: &Header, extensions: Extensions) -> Result<Member, Fault> {
@@ -273,7 +277,7 @@ impl<R: Read> Archive<R> {
             Some(size) => size,
             None => header.entry_size().map_err(|_| BAD_NUMBER)?,
         };
-        self.begin_data(size);
+        self.begin_data(size)?;
         let sparse = sparse::from_pax(pax, &mut self.left, &mut self.reader)?;
         Ok(Kind::File { sparse })
     }
@@ -282,7 +286,7 @@ impl<R: Read> Archive<R> {
         let size = header.entry_size().map_err(|_| BAD_NUMBER)?;
         let gnu = header.as_gnu().ok_or(BAD_NUMBER)?;
         let map = sparse::from_gnu(gnu, size, &mut self.reader)?;
-        self.begin_data(size);
+        self.begin_data(size)?;
         Ok(Kind::File { sparse: Some(map) })
     }
 }

@@ -207,3 +207,94 @@ impl<R: Read> Read for Tap<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use tar::{Builder, EntryType, Header};
+
+    use super::*;
+
+    /// One entry of each kind, with PAX records and a sparse file.
+    fn archive() -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        let mut add = |name: &str, kind, link: &str, content: &[u8]| {
+            let mut header = Header::new_gnu();
+            header.set_path(name).unwrap();
+            header.set_link_name_literal(link).unwrap();
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_device_major(1).unwrap();
+            header.set_device_minor(3).unwrap();
+            header.set_size(content.len().try_into().unwrap());
+            header.set_cksum();
+            builder.append(&header, content).unwrap();
+        };
+        let records = pax::encode(&[
+            ("path", b"d/long"),
+            ("SCHILY.xattr.user.x", b"y"),
+            ("GNU.sparse.size", b"2000"),
+            ("GNU.sparse.map", b"0,3,1000,2"),
+        ]);
+        add("d", EntryType::Directory, "", b"");
+        add("x", EntryType::XHeader, "", &records);
+        add("x", EntryType::Regular, "", b"01234");
+        add("d/l", EntryType::Symlink, "/d", b"");
+        add("d/l/h", EntryType::Link, "d/long", b"");
+        add("n", EntryType::GNULongName, "", &b"d/name".repeat(30));
+        add("n", EntryType::Char, "", b"");
+        add("d/.wh.x", EntryType::Regular, "", b"");
+        add("d/.wh..wh..opq", EntryType::Regular, "", b"");
+        builder.into_inner().unwrap()
+    }
+
+    /// Changes the archive at random, keeping each header's checksum right, so that the reader gets
+    /// past it: whatever comes, nothing panics and nothing appears beside the layer.
+    #[test]
+    fn no_archive_breaks_the_reader_or_the_tree() {
+        let site = tempfile::tempdir().unwrap();
+        let trash = Trash::open_for_test(site.path().join("trash"));
+        let good = archive();
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed % u64::try_from(below).unwrap()).unwrap()
+        };
+        let mut done = 0;
+        for _ in 0..400 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                bytes[at] = match random(4) {
+                    0 => b"/.07w\0\xff"[random(7)],
+                    _ => u8::try_from(random(256)).unwrap(),
+                };
+            }
+            for block in bytes
+                .chunks_mut(512)
+                .filter(|block| block[257..262] == *b"ustar")
+            {
+                let mut header = Header::from_byte_slice(block).clone();
+                header.set_cksum();
+                block.copy_from_slice(header.as_bytes());
+            }
+            let root = site.path().join("layer");
+            fs::create_dir(&root).unwrap();
+            let tree = Tree::new(File::open(&root).unwrap().into(), &trash);
+            done += usize::from(entry::apply_all(&mut Archive::new(&bytes[..]), tree).is_ok());
+            fs::remove_dir_all(&root).unwrap();
+            let beside = fs::read_dir(site.path()).unwrap().count();
+            assert_eq!(beside, 1, "something appeared beside the layer");
+        }
+        assert!(
+            done > 100 && done < 2000,
+            "{done} of 2000 archives were taken"
+        );
+    }
+}

@@ -264,6 +264,12 @@ async fn archives_that_are_broken() {
     };
     for (layer, part) in [
         (sized(huge, EntryType::Regular), "ends in the middle"),
+        (
+            Tar::new()
+                .pax(&[("size", b"18446744073709551615")])
+                .file("f", b""),
+            "a number in a header",
+        ),
         (sized(huge, EntryType::XHeader), "larger than 1 MiB"),
         (sized(huge, EntryType::GNULongName), "larger than 1 MiB"),
         (
