@@ -5,6 +5,7 @@
 
 pub mod caps;
 pub mod cgroup;
+pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod prctl;

@@ -181,6 +181,35 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Gives every signal its default action and unblocks it, as a program expects that is to be run.
+pub fn reset_signals() -> io::Result<()> {
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL is a valid action for every signal; for those that cannot be changed the call fails harmlessly.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    Ok(nix::sys::signal::SigSet::all().thread_unblock()?)
+}
+
+/// Ignores what a service manager or a terminal sends to whole groups, and a socket whose other side is gone.
+pub fn ignore_terminal_signals() {
+    for number in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGPIPE,
+    ] {
+        // SAFETY: SIG_IGN is a valid action for each of these.
+        unsafe { libc::signal(number, libc::SIG_IGN) };
+    }
+}
+
+/// Closes every descriptor, for a process that needs none ever again. Owners that are left must not be used or dropped.
+pub fn close_all() {
+    // SAFETY: the call takes integers; by the contract of this function no owner of a descriptor runs afterwards.
+    unsafe { libc::close_range(0, u32::MAX, 0) };
+}
+
 /// Marks every descriptor from `first` on close-on-exec (close_range(2)).
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: the call takes integers; it closes nothing, so that no owner is surprised.
@@ -198,6 +227,49 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call takes integers. What had the number before is a standard stream, which Rust's library never owns.
     let result = unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) };
     if result == number {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes every descriptor from 3 on, but for `keep`, which is one of them: for a child between clone and execve, whose copy
+/// of the parent's owners is never dropped. Nothing that owns another one may be used or dropped afterwards.
+pub fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
+    let keep = keep.as_raw_fd().cast_unsigned();
+    for (first, last) in [(3, keep - 1), (keep + 1, u32::MAX)] {
+        // SAFETY: the call takes integers; by the contract of this function no owner of what it closes is left.
+        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Soft and hard limit of the RLIMIT_* number `resource` (getrlimit(2)).
+pub fn rlimit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one rlimit, which `limit` is and which outlives the call.
+    let result = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    if result == 0 {
+        Ok((limit.rlim_cur, limit.rlim_max))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sets soft and hard limit of the RLIMIT_* number `resource` (setrlimit(2)).
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the kernel reads one rlimit, which `limit` is and which outlives the call.
+    let result = unsafe { libc::setrlimit(resource, &raw const limit) };
+    if result == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())

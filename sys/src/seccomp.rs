@@ -12,7 +12,7 @@ const INSTRUCTION: usize = size_of::<libc::sock_filter>();
 /// EINVAL for bytes that are not a filter; EACCES without no_new_privs and without CAP_SYS_ADMIN.
 pub fn load(filter: &[u8]) -> io::Result<()> {
     let count = filter.len() / INSTRUCTION;
-    if filter.len() % INSTRUCTION != 0 || count == 0 || count > MAX_INSTRUCTIONS {
+    if !filter.len().is_multiple_of(INSTRUCTION) || count == 0 || count > MAX_INSTRUCTIONS {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut instructions: Vec<libc::sock_filter> =

@@ -39,6 +39,25 @@ impl Hierarchies {
         Ok(found)
     }
 
+    /// The one that everything in a cgroup can be killed by: v2, or else v1's freezer.
+    pub fn for_killing(&self) -> Self {
+        let freezer = || {
+            self.v1
+                .iter()
+                .filter(|hierarchy| hierarchy.has("freezer"))
+                .cloned()
+                .collect()
+        };
+        Self {
+            v1: if self.v2.is_some() {
+                Vec::new()
+            } else {
+                freezer()
+            },
+            v2: self.v2.clone(),
+        }
+    }
+
     /// v2 alone.
     pub fn is_unified(&self) -> bool {
         self.v1.is_empty()

@@ -92,6 +92,12 @@ impl<'a> Cgroup<'a> {
         Ok(())
     }
 
+    /// Makes it below a cgroup that exists, and gives it nothing: no controller is handed down to it, which could not be
+    /// done where its parent has processes, and no limit of its own.
+    pub fn create_below(&self) -> io::Result<()> {
+        self.directories().try_for_each(|dir| make(&dir))
+    }
+
     /// Hands every controller down the path (cgroup v2, "Enabling and Disabling"). One that cannot be is left out: setting
     /// a limit of it says so.
     fn enable_controllers(&self, mount: &Path) -> io::Result<()> {

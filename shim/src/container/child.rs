@@ -1,0 +1,109 @@
+//! What the child does alike for a container's init and for an exec: from a root to its program.
+//!
+//! A child never returns: not to the shim's loop, whose copy it holds, and not by a drop of what that loop owns.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use corten_proto::shim::{Failure, Identity, Process};
+use corten_sys::{process, root::Root};
+use rustix::{
+    fs::{Mode, OFlags, fchown},
+    process::{fchdir, setsid, umask},
+};
+
+use super::{
+    Stdio,
+    program::Program,
+    report::{self, Packet},
+    security::{self, Privileges},
+};
+use crate::failure::{Doing, Result, invalid};
+
+/// The umask of a container's process, as other runtimes have it.
+const UMASK: Mode = Mode::from_raw_mode(0o022);
+
+/// Runs `stages`, which can only fail, and tells why.
+pub(super) fn run(report: &OwnedFd, stages: impl FnOnce() -> Failure) -> ! {
+    let told = Packet { failure: Some(stages()), created: None };
+    let _ = report::write(report.as_fd(), &told, None);
+    process::exit_now(127)
+}
+
+/// The first steps, in the host's namespaces.
+pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
+    corten_sys::prctl::set_undumpable().doing("prctl", "PR_SET_DUMPABLE")?;
+    process::reset_signals().doing("reset", "signals")?;
+    setsid().doing("setsid", "process")?;
+    // Modes of what is made are as they are said.
+    umask(Mode::empty());
+    security::set_oom_score_adj(process.oom_score_adj, warnings)
+}
+
+/// Opens the working directory below the root, made where it is missing. A magic link such as /proc/self/fd/7 would lead to
+/// where the host is.
+pub(super) fn open_cwd(root: &Root, cwd: &str, identity: &Identity) -> Result<OwnedFd> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    if !cwd.starts_with('/') {
+        return Err(invalid("open working directory", cwd, "it has to begin with /"));
+    }
+    let path = Path::new(cwd);
+    match root.open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = root.make_dir_all(path, Mode::from_raw_mode(0o755)).doing("make working directory", cwd)?;
+            let (uid, gid) = (rustix::fs::Uid::from_raw(identity.uid), rustix::fs::Gid::from_raw(identity.gid));
+            rustix::fs::chownat(&made, "", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH)
+                .doing("chown working directory", cwd)?;
+            Ok(made)
+        }
+        result => result.doing("open working directory", cwd),
+    }
+}
+
+/// Becomes the user, and enters the working directory as that user.
+pub(super) fn settle(privileges: &Privileges, identity: &Identity, cwd: &OwnedFd) -> Result<()> {
+    privileges.become_user(identity)?;
+    fchdir(cwd).doing("enter working directory", "of the process")?;
+    umask(UMASK);
+    Ok(())
+}
+
+/// Makes descriptors 0 to 2 of `stdio`. Without stdin it is the null device of `root`.
+pub(super) fn take_streams(root: &Root, stdio: &Stdio, identity: &Identity) -> Result<()> {
+    let null;
+    let stdin = match &stdio.stdin {
+        Some(stdin) => stdin.as_fd(),
+        None => {
+            null = root.open_at(Path::new("/dev/null"), OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).doing("open", "/dev/null")?;
+            null.as_fd()
+        }
+    };
+    for (number, stream) in (0..).zip([stdin, stdio.stdout.as_fd(), stdio.stderr.as_fd()]) {
+        process::dup_to(stream, number).doing("dup2", number)?;
+    }
+    if identity.uid != 0 {
+        let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
+        // So that /dev/stdout can be opened by its path. What cannot be chowned is not ours.
+        for stream in [stdio.stdin.as_ref(), Some(&stdio.stdout), Some(&stdio.stderr)].into_iter().flatten() {
+            let _ = fchown(stream, owner, None);
+        }
+    }
+    Ok(())
+}
+
+/// Closes everything but the streams and the report: a program named as /proc/self/fd/N must not reach the host through
+/// what the shim has open. Only what is never dropped may be open by now.
+pub(super) fn close_descriptors(report: &OwnedFd) -> Result<()> {
+    process::close_all_but(report.as_fd()).doing("close_range", "descriptors")
+}
+
+/// Gives up privileges and becomes the program. Returns only why it could not.
+pub(super) fn execute(privileges: &Privileges, process: &Process, program: &Program) -> Failure {
+    match privileges.seal(process) {
+        Ok(()) => program.execute(),
+        Err(failure) => failure,
+    }
+}

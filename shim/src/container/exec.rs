@@ -1,0 +1,121 @@
+//! A further process in a running container, with the credentials, limits and filter of its init.
+//!
+//! It has a cgroup of its own below the container's, by which it and all that it starts can be killed: on v2, also where v1
+//! has the controllers, or else in v1's freezer hierarchy.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use corten_proto::shim::{Failure, FailureKind, Identity, Process};
+use corten_sys::{
+    cgroup::{Cgroup, Hierarchies},
+    ns,
+    process::CloneFlags,
+    root::Root,
+};
+use nix::libc;
+
+use super::{
+    Stdio,
+    child::{self, close_descriptors},
+    group::Group,
+    program::Program,
+    security::{self, Privileges},
+    user,
+};
+use crate::failure::{Doing, Result, failure};
+
+/// What the shim hands to the child.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) args: &'a [Vec<u8>],
+    pub(super) process: &'a Process,
+    pub(super) identity: &'a Identity,
+    pub(super) group: &'a Group,
+    /// Of the freezer hierarchy, where v2 is missing.
+    pub(super) freezer: Option<OwnedFd>,
+    /// Of the container's init.
+    pub(super) init: BorrowedFd<'a>,
+    pub(super) report: &'a OwnedFd,
+}
+
+struct Ready {
+    privileges: Privileges,
+    program: Program,
+}
+
+impl Stage<'_> {
+    pub(super) fn run(&self, stdio: Stdio) -> ! {
+        child::run(self.report, || match self.prepare(stdio) {
+            Ok(ready) => child::execute(&ready.privileges, self.process, &ready.program),
+            Err(failure) => failure,
+        })
+    }
+
+    fn prepare(&self, stdio: Stdio) -> Result<Ready> {
+        // Told when init was made.
+        let mut warnings = Vec::new();
+        child::begin(self.process, &mut warnings)?;
+        self.group.attach()?;
+        if let Some(freezer) = &self.freezer {
+            rustix::io::write(freezer, b"0").doing("enter cgroup", "freezer")?;
+        }
+        self.enter()?;
+        let root = Root::open("/".as_ref()).doing("open", "/")?;
+        let home = || user::home_of(&root, self.identity.uid);
+        let program = Program::new(self.args, &self.process.env, home)?;
+        let cwd = child::open_cwd(&root, &self.process.cwd, self.identity)?;
+        child::take_streams(&root, &stdio, self.identity)?;
+        security::set_rlimits(&self.process.rlimits, &mut warnings)?;
+        let privileges = Privileges::new(&self.process.capabilities.unwrap_or_default(), &mut warnings)?;
+        child::settle(&privileges, self.identity, &cwd)?;
+        drop((root, cwd, stdio));
+        close_descriptors(self.report)?;
+        Ok(Ready { privileges, program })
+    }
+
+    /// Enters the namespaces of init, save for PID, into which this process was born.
+    fn enter(&self) -> Result<()> {
+        let kinds = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWCGROUP;
+        ns::enter(self.init, kinds).map_err(|error| gone_or("enter namespaces", &error))
+    }
+}
+
+/// ESRCH and, from clone3 into a PID namespace whose init is dead, ENOMEM mean that there is no container any more.
+pub(super) fn gone_or(operation: &str, error: &io::Error) -> Failure {
+    let mut failure = failure(FailureKind::FailureInternal, operation, "of the container", error);
+    if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM)) {
+        failure.kind = FailureKind::FailurePhase.into();
+        failure.hint = "the container's init has ended".into();
+    }
+    failure
+}
+
+/// The cgroup of one exec.
+#[derive(Debug)]
+pub(super) struct Subgroup {
+    hierarchies: Hierarchies,
+    path: String,
+}
+
+impl Subgroup {
+    /// Makes the `number`th of the container.
+    pub(super) fn create(group: &Group, number: u64) -> Result<Self> {
+        let subgroup = Self {
+            hierarchies: group.hierarchies.for_killing(),
+            path: format!("{}/exec-{number}", group.path),
+        };
+        subgroup.cgroup().create_below().doing("make cgroup", &subgroup.path)?;
+        Ok(subgroup)
+    }
+
+    pub(super) fn cgroup(&self) -> Cgroup<'_> {
+        Cgroup::new(&self.hierarchies, &self.path)
+    }
+}

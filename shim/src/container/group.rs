@@ -1,0 +1,97 @@
+//! The container's cgroup: what it may use, and what it is killed by.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use corten_proto::shim;
+use corten_sys::cgroup::{Cgroup, DeviceKind, DeviceRule, Hierarchies, HugepageLimit, Resources};
+use rustix::io::write;
+
+use crate::failure::{Doing, Result};
+
+/// A cgroup that exists, and the host's hierarchies.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) hierarchies: Hierarchies,
+    pub(super) path: String,
+    /// The v1 files `tasks`, for a child to attach itself.
+    tasks: Vec<OwnedFd>,
+}
+
+impl Group {
+    /// Makes it with its limits. After a failure it is gone.
+    pub(super) fn create(plan: &shim::Cgroup) -> Result<Self> {
+        let hierarchies = Hierarchies::detect().doing("find", "the cgroup hierarchies")?;
+        let mut group = Self { hierarchies, path: plan.path.clone(), tasks: Vec::new() };
+        match group.set_up(plan) {
+            Ok(tasks) => group.tasks = tasks,
+            Err(error) => {
+                let _ = group.cgroup().remove();
+                return Err(error).doing("make cgroup", &plan.path);
+            }
+        }
+        Ok(group)
+    }
+
+    fn set_up(&self, plan: &shim::Cgroup) -> io::Result<Vec<OwnedFd>> {
+        let cgroup = self.cgroup();
+        cgroup.create()?;
+        if let Some(limits) = &plan.resources {
+            cgroup.apply(&resources(limits))?;
+        }
+        cgroup.open_tasks()
+    }
+
+    pub(super) fn cgroup(&self) -> Cgroup<'_> {
+        Cgroup::new(&self.hierarchies, &self.path)
+    }
+
+    /// The v2 cgroup that a process can be born into.
+    pub(super) fn open_v2(&self) -> Result<Option<OwnedFd>> {
+        self.cgroup().open_v2().doing("open cgroup", &self.path)
+    }
+
+    /// Attaches the calling process, which has one thread, to the v1 cgroups.
+    pub(super) fn attach(&self) -> Result<()> {
+        self.tasks.iter().try_for_each(|tasks| write(tasks.as_fd(), b"0").map(|_| ())).doing("enter cgroup", &self.path)
+    }
+
+    /// Lets its processes open the default devices and these, or all.
+    pub(super) fn allow_devices(&self, rules: &[DeviceRule], all: bool) -> Result<()> {
+        let rules = if all { vec![rule(DeviceKind::All, None, None, "rwm")] } else { [defaults(), rules.to_vec()].concat() };
+        self.cgroup().allow_devices(&rules).doing("allow devices in cgroup", &self.path)
+    }
+}
+
+/// What every container may use: any node may be made, and these may be opened.
+fn defaults() -> Vec<DeviceRule> {
+    let mut rules = vec![rule(DeviceKind::Char, None, None, "m"), rule(DeviceKind::Block, None, None, "m")];
+    // null, zero, full, random, urandom; tty, console, ptmx (Documentation/admin-guide/devices.txt).
+    let numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    rules.extend(numbers.map(|(major, minor)| rule(DeviceKind::Char, Some(major), Some(minor), "rwm")));
+    // Unix98 terminals.
+    rules.push(rule(DeviceKind::Char, Some(136), None, "rwm"));
+    rules
+}
+
+fn rule(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, permissions: &str) -> DeviceRule {
+    DeviceRule { kind, major, minor, permissions: permissions.to_owned() }
+}
+
+fn resources(limits: &shim::Resources) -> Resources {
+    let hugepage = |limit: &shim::HugepageLimit| HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit };
+    Resources {
+        cpu_period: limits.cpu_period,
+        cpu_quota: limits.cpu_quota,
+        cpu_shares: limits.cpu_shares,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        memory_limit: limits.memory_limit,
+        memory_and_swap_limit: limits.memory_and_swap_limit,
+        pids_limit: limits.pids_limit,
+        hugepage_limits: limits.hugepage_limits.iter().map(hugepage).collect(),
+        unified: limits.unified.iter().map(|(file, value)| (file.clone(), value.clone())).collect(),
+    }
+}

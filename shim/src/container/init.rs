@@ -1,0 +1,95 @@
+//! The stages of a container's init, from clone3 to execve.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use corten_proto::shim::{Created, Failure, Plan, Process};
+use corten_sys::{process::CloneFlags, root::Root};
+use nix::sched::unshare;
+
+use super::{
+    Stdio,
+    child::{self, close_descriptors},
+    group::Group,
+    namespaces::Joins,
+    program::Program,
+    report::{self, Packet},
+    rootfs::{self, Sources},
+    security::{self, Privileges},
+    terminal, user,
+};
+use crate::failure::{Doing, Result, failure};
+
+/// What the shim hands to init.
+#[derive(Debug)]
+pub(super) struct Init<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) process: &'a Process,
+    pub(super) group: &'a Group,
+    pub(super) joins: &'a Joins,
+    pub(super) report: &'a OwnedFd,
+}
+
+/// What execve still needs.
+struct Ready {
+    privileges: Privileges,
+    program: Program,
+}
+
+impl Init<'_> {
+    /// All stages, in the child.
+    pub(super) fn run(&self, template: &OwnedFd, stdio: Stdio) -> ! {
+        child::run(self.report, || match self.prepare(template, stdio) {
+            Ok(ready) => self.go_on(&ready),
+            Err(failure) => failure,
+        })
+    }
+
+    /// Everything that can go wrong with what a user asked for, save for the program itself. Every descriptor is dropped or
+    /// closed at its end.
+    fn prepare(&self, template: &OwnedFd, stdio: Stdio) -> Result<Ready> {
+        let mut told = Created::default();
+        child::begin(self.process, &mut told.warnings)?;
+        self.group.attach()?;
+        if self.joins.cgroup {
+            unshare(CloneFlags::CLONE_NEWCGROUP).doing("unshare", "the cgroup namespace")?;
+        }
+        let sources = Sources::open(self.plan, self.group)?;
+        self.joins.enter()?;
+        let root = sources.assemble(self.plan, template)?;
+        let (ready, master) = self.settle(&root, &stdio, &mut told)?;
+        drop((root, stdio));
+        let packet = Packet { created: Some(told), failure: None };
+        report::write(self.report.as_fd(), &packet, master.as_ref().map(AsFd::as_fd))?;
+        drop(master);
+        close_descriptors(self.report)?;
+        Ok(ready)
+    }
+
+    /// From a complete tree to a process that only lacks its program.
+    fn settle(&self, root: &Root, stdio: &Stdio, told: &mut Created) -> Result<(Ready, Option<OwnedFd>)> {
+        let process = self.process;
+        let user = user::look_up(root, &process.user.clone().unwrap_or_default())?;
+        let program = Program::new(&process.args, &process.env, || Ok(user.home.clone()))?;
+        let cwd = child::open_cwd(root, &process.cwd, &user.identity)?;
+        let master = if process.terminal {
+            Some(terminal::open(root, &user.identity)?)
+        } else {
+            child::take_streams(root, stdio, &user.identity)?;
+            None
+        };
+        rootfs::close(root, self.plan)?;
+        security::set_rlimits(&process.rlimits, &mut told.warnings)?;
+        let privileges = Privileges::new(&process.capabilities.unwrap_or_default(), &mut told.warnings)?;
+        child::settle(&privileges, &user.identity, &cwd)?;
+        told.identity = Some(user.identity);
+        Ok((Ready { privileges, program }, master))
+    }
+
+    fn go_on(&self, ready: &Ready) -> Failure {
+        if !report::wait_for_release(self.report) {
+            let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+            return failure(corten_proto::shim::FailureKind::FailureInternal, "wait", "for the shim", &gone);
+        }
+        child::execute(&ready.privileges, self.process, &ready.program)
+    }
+}

@@ -1,0 +1,177 @@
+//! From a plan to a container whose init waits before execve, its start, and further processes in it.
+//!
+//! ```text
+//!   shim                                     child
+//!   make the cgroups
+//!   clone3 (new or joined PID namespace) --> attach to the v1 cgroups
+//!                                            open what the plan names on the host: volumes, devices, overlay
+//!                                            enter the template, build the root, pivot
+//!                                            user, limits, standard streams
+//!                         <----------------- Created, or Failure
+//!   go ahead ------------------------------> seccomp, capabilities, execve
+//!                         <----------------- end of file: execve has succeeded; or Failure
+//! ```
+//!
+//! Both ends talk over one SOCK_SEQPACKET pair, `report`: a message is a whole packet. Only the child touches
+//! paths that a user named, so that a dead volume blocks nobody else.
+
+mod child;
+mod exec;
+mod group;
+mod init;
+mod namespaces;
+mod program;
+mod report;
+mod rootfs;
+mod security;
+mod terminal;
+mod user;
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use corten_proto::shim::{Created, Identity, Plan, Process};
+use corten_sys::{
+    ns,
+    process::{self, Child, CloneFlags, Cloned, SingleThreaded},
+};
+
+use self::{
+    exec::{Stage, Subgroup},
+    group::Group,
+    init::Init,
+    namespaces::Joins,
+};
+pub(crate) use self::report::{Report, Told};
+use crate::failure::{Doing, Result, invalid};
+
+/// A process's ends of its standard streams. No `stdin` is the container's /dev/null. None is used with a terminal.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// A container from the birth of its init on.
+#[derive(Debug)]
+pub(crate) struct Container {
+    /// Its first process; reaping it is the caller's.
+    pub(crate) init: Child,
+    proof: SingleThreaded,
+    group: Group,
+    process: Process,
+    identity: Identity,
+    /// Children of the shim are not yet born in the container's PID namespace.
+    outside_pid: bool,
+    execs: u64,
+}
+
+/// A further process in a container.
+#[derive(Debug)]
+pub(crate) struct Execed {
+    pub(crate) child: Child,
+    pub(crate) report: Report,
+    subgroup: Subgroup,
+}
+
+/// Makes the cgroups and clones init, which goes on by itself. After a failure nothing is left.
+pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Container, Report)> {
+    let missing = |what| move || invalid("read the plan", what, "is missing");
+    let process = plan.process.as_ref().ok_or_else(missing("process"))?;
+    let joins = Joins::open(plan.namespaces.as_ref().ok_or_else(missing("namespaces"))?)?;
+    let proof = SingleThreaded::verify().doing("clone", "init")?;
+    joins.enter_pid()?;
+    let (ours, theirs) = report::pair()?;
+    let group = Group::create(plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?)?;
+    let cloned = group
+        .open_v2()
+        .and_then(|v2| process::clone(&proof, joins.new, v2.as_ref().map(AsFd::as_fd)).doing("clone3", "init"));
+    match cloned {
+        Ok(Cloned::Child) => {
+            // Both ends in one process: it would never see the other end's end.
+            drop(ours);
+            Init { plan: &plan, process, group: &group, joins: &joins, report: &theirs }.run(template, stdio)
+        }
+        Ok(Cloned::Parent(init)) => {
+            let (outside_pid, identity) = (joins.has_new_pid(), Identity::default());
+            let process = plan.process.map(|process| Process { args: Vec::new(), ..process }).unwrap_or_default();
+            Ok((Container { init, proof, group, process, identity, outside_pid, execs: 0 }, ours))
+        }
+        Err(failure) => {
+            let _ = group.cgroup().remove();
+            Err(failure)
+        }
+    }
+}
+
+/// Starts a further process, which execs by itself.
+pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) -> Result<Execed> {
+    if container.outside_pid {
+        ns::enter(container.init.pidfd.as_fd(), CloneFlags::CLONE_NEWPID)
+            .map_err(|error| exec::gone_or("enter the PID namespace", &error))?;
+        container.outside_pid = false;
+    }
+    container.execs += 1;
+    let (ours, theirs) = report::pair()?;
+    let subgroup = Subgroup::create(&container.group, container.execs)?;
+    match container.clone_into(&subgroup) {
+        Ok((Cloned::Child, freezer)) => {
+            drop(ours);
+            let Container { group, process, identity, init, .. } = container;
+            let init = init.pidfd.as_fd();
+            Stage { args: &args, process, identity, group, freezer, init, report: &theirs }.run(stdio)
+        }
+        Ok((Cloned::Parent(child), _)) => Ok(Execed { child, report: ours, subgroup }),
+        Err(failure) => {
+            let _ = subgroup.cgroup().remove();
+            Err(failure)
+        }
+    }
+}
+
+impl Container {
+    /// Keeps what init has said, for further processes.
+    pub(crate) fn set_created(&mut self, created: &Created) -> Result<()> {
+        let identity = created.identity.clone();
+        self.identity = identity.ok_or_else(|| invalid("read", "report", "init has not said who it is"))?;
+        Ok(())
+    }
+
+    fn clone_into(&self, subgroup: &Subgroup) -> Result<(Cloned, Option<OwnedFd>)> {
+        let cgroup = subgroup.cgroup();
+        let v2 = cgroup.open_v2().doing("open cgroup", "of the exec")?;
+        let freezer = cgroup.open_tasks().doing("open cgroup", "of the exec")?.pop();
+        let cloned = process::clone(&self.proof, CloneFlags::empty(), v2.as_ref().map(AsFd::as_fd));
+        Ok((cloned.map_err(|error| exec::gone_or("clone3", &error))?, freezer))
+    }
+
+    /// Kills every process in the cgroup.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.group.cgroup().kill()
+    }
+
+    /// How many processes of the container the kernel has killed for want of memory; 0 after [`Self::remove_cgroup`].
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.group.cgroup().oom_kills().unwrap_or_default()
+    }
+
+    /// Removes the cgroup and what is below it.
+    pub(crate) fn remove_cgroup(&self) -> io::Result<()> {
+        self.group.cgroup().remove()
+    }
+}
+
+impl Execed {
+    /// Kills the process and all that it has started, wherever they have gone.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.subgroup.cgroup().kill()
+    }
+
+    /// Removes its cgroup. What still runs in it stays, and goes with the container.
+    pub(crate) fn remove_cgroup(&self) {
+        self.subgroup.cgroup().remove_empty();
+    }
+}

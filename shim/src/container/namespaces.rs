@@ -1,0 +1,68 @@
+//! The namespaces that a container's processes are in, save for mount and cgroup, whose time comes later.
+
+use std::{fs::File, os::fd::AsFd};
+
+use corten_proto::shim::{Namespace, Namespaces, namespace::From};
+use corten_sys::{ns, process::CloneFlags};
+
+use crate::failure::{Doing, Result};
+
+/// Which namespaces are new, and which are entered.
+#[derive(Debug)]
+pub(super) struct Joins {
+    /// For clone3.
+    pub(super) new: CloneFlags,
+    /// After clone3, in the child.
+    entered: Vec<(File, CloneFlags)>,
+    /// Before clone3, since it changes only where children are born.
+    pid: Option<String>,
+    /// When the child is in its cgroup, or the namespace would show another root.
+    pub(super) cgroup: bool,
+}
+
+impl Joins {
+    /// Opens what is to be entered. The paths are pins of ours.
+    pub(super) fn open(plan: &Namespaces) -> Result<Self> {
+        let cgroup = matches!(from(plan.cgroup.as_ref()), Some(From::New(_)));
+        let mut joins = Self { new: CloneFlags::empty(), entered: Vec::new(), pid: None, cgroup };
+        match from(plan.pid.as_ref()) {
+            Some(From::Join(path)) => joins.pid = Some(path.clone()),
+            Some(From::New(_)) => joins.new |= CloneFlags::CLONE_NEWPID,
+            _ => {}
+        }
+        for (namespace, kind) in [
+            (&plan.network, CloneFlags::CLONE_NEWNET),
+            (&plan.ipc, CloneFlags::CLONE_NEWIPC),
+            (&plan.uts, CloneFlags::CLONE_NEWUTS),
+        ] {
+            match from(namespace.as_ref()) {
+                Some(From::Join(path)) => joins.entered.push((File::open(path).doing("open namespace", path)?, kind)),
+                Some(From::New(_)) => joins.new |= kind,
+                _ => {}
+            }
+        }
+        Ok(joins)
+    }
+
+    /// Makes later children of this process be born in the joined PID namespace.
+    pub(super) fn enter_pid(&self) -> Result<()> {
+        match &self.pid {
+            Some(path) => ns::enter_path(path.as_ref(), CloneFlags::CLONE_NEWPID).doing("enter PID namespace", path),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether children of the shim are born in the container's PID namespace only after a look at its init.
+    pub(super) fn has_new_pid(&self) -> bool {
+        self.new.contains(CloneFlags::CLONE_NEWPID)
+    }
+
+    /// Enters the joined ones, in the child.
+    pub(super) fn enter(&self) -> Result<()> {
+        self.entered.iter().try_for_each(|(file, kind)| ns::enter(file.as_fd(), *kind).doing("enter namespace", format!("{kind:?}")))
+    }
+}
+
+fn from(namespace: Option<&Namespace>) -> Option<&From> {
+    namespace?.from.as_ref()
+}

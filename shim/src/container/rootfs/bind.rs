@@ -1,0 +1,135 @@
+//! Bind mounts: volumes and files of the host.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::Path,
+};
+
+use corten_proto::shim::{Bind, FailureKind, Mount, Propagation};
+use corten_sys::{
+    mount::{self, ATTR_RDONLY},
+    root::Root,
+};
+use nix::{libc, mount::MsFlags};
+use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
+
+use super::{attach_at, attribute_bits};
+use crate::failure::{Doing, Result, failure, invalid};
+
+/// A detached copy of a part of the host's tree.
+#[derive(Debug)]
+pub(super) struct Tree {
+    fd: OwnedFd,
+    is_directory: bool,
+}
+
+/// Opens the source, and gives the copy its flags and propagation.
+pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
+    let path = Path::new(&bind.source);
+    let fd = clone_or_create(path, bind.create_source).map_err(|error| {
+        let subject = format!("{} on {}", bind.source, mount.destination);
+        failure(FailureKind::FailureInvalid, "open mount source", subject, &error)
+    })?;
+    let subject = || format!("of mount {}", mount.destination);
+    let propagation = bind.propagation();
+    if propagation != Propagation::Private {
+        check_propagation(path, propagation, &mount.destination)?;
+    }
+    if let Some(flag) = propagation_flag(propagation) {
+        mount::set_attributes(fd.as_fd(), 0, flag.bits(), true).doing("set propagation", subject())?;
+    }
+    let bits = attribute_bits(mount.attributes);
+    if bits != 0 {
+        mount::set_attributes(fd.as_fd(), bits, 0, false).doing("set attributes", subject())?;
+    }
+    if bits & ATTR_RDONLY != 0 && bind.recursive_readonly {
+        mount::set_attributes(fd.as_fd(), ATTR_RDONLY, 0, true).doing("make read-only recursively", subject())?;
+    }
+    let stat = fstat(&fd).doing("stat", &bind.source)?;
+    Ok(Tree { fd, is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory })
+}
+
+fn clone_or_create(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    match mount::clone_tree(path, true) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+            DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+            mount::clone_tree(path, true)
+        }
+        result => result,
+    }
+}
+
+/// What to change of a copy, which begins as a peer of its source.
+fn propagation_flag(propagation: Propagation) -> Option<MsFlags> {
+    match propagation {
+        Propagation::Private => Some(MsFlags::MS_PRIVATE),
+        Propagation::HostToContainer => Some(MsFlags::MS_SLAVE),
+        Propagation::Bidirectional => None,
+    }
+}
+
+/// Refuses what the host's mount cannot give: it would be accepted, and no mount would ever arrive.
+fn check_propagation(path: &Path, propagation: Propagation, destination: &str) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read", "/proc/self/mountinfo")?;
+    let stat = statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).doing("statx", path.display())?;
+    let Some((shared, slave)) = sharing(&mounts, stat.stx_mnt_id) else { return Ok(()) };
+    let enough = match propagation {
+        Propagation::Private => true,
+        Propagation::HostToContainer => shared || slave,
+        Propagation::Bidirectional => shared,
+    };
+    if enough {
+        return Ok(());
+    }
+    let hint = "the host's mount that it lies on is private: make it shared (mount --make-rshared) for this propagation";
+    Err(invalid("mount", format!("{} on {destination}", path.display()), hint))
+}
+
+/// Whether mount `id` is shared, and whether it is a slave (proc_pid_mountinfo(5), optional fields).
+fn sharing(table: &str, id: u64) -> Option<(bool, bool)> {
+    let line = table.lines().find(|line| line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id))?;
+    let fields: Vec<_> = line.split(' ').skip(6).take_while(|field| *field != "-").collect();
+    let has = |tag: &str| fields.iter().any(|field| field.starts_with(tag));
+    Some((has("shared:"), has("master:")))
+}
+
+impl Tree {
+    pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {
+        attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|mut failure| {
+            if failure.errno == libc::ENOTDIR {
+                let kind = if self.is_directory { "a directory" } else { "a file" };
+                failure.kind = FailureKind::FailureInvalid.into();
+                failure.hint = format!("the source is {kind}, what is there in the container is not");
+            }
+            failure
+        })
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_fields_tell_propagation() {
+        let table = "21 1 0:3 / / rw,relatime shared:1 - ext4 /dev/x rw\n\
+                     22 21 0:4 / /a rw shared:2 master:1 - tmpfs t rw\n\
+                     23 21 0:5 / /b rw - tmpfs shared:9 rw\n";
+        let check = |id, want| assert_eq!(sharing(table, id), want, "{id}");
+        check(21, Some((true, false)));
+        check(22, Some((true, true)));
+        check(23, Some((false, false)));
+        check(24, None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Device nodes: those that every container has, and those of the plan.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use corten_proto::shim::{Device, FailureKind};
+use corten_sys::{
+    cgroup::{DeviceKind, DeviceRule},
+    root::Root,
+};
+use rustix::{
+    fs::{AtFlags, Dev, FileType, Gid, Mode, Uid, chownat, major, makedev, minor, mknodat, statat, symlinkat, unlinkat},
+    io::Errno,
+};
+
+use super::DIRECTORY;
+use crate::failure::{Doing, Result, failure, invalid};
+
+/// Documentation/admin-guide/devices.txt.
+const DEFAULTS: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+/// Below /dev, of the host alone: its terminals and shared memory, and what points into them.
+const OF_THE_HOST: [&str; 7] = ["pts", "shm", "fd", "mqueue", "hugepages", "console", ".udev"];
+/// A directory of devices has at most so many, in at most so many levels.
+const MAX_NODES: usize = 4096;
+const MAX_DEPTH: usize = 8;
+
+/// A device of the host.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    destination: PathBuf,
+    kind: FileType,
+    number: Dev,
+    mode: Mode,
+    owner: (u32, u32),
+    permissions: String,
+}
+
+/// Looks the plan's devices up on the host.
+pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for device in devices {
+        let source = Path::new(&device.source);
+        let metadata = fs::metadata(source)
+            .map_err(|error| failure(FailureKind::FailureInvalid, "open device", &device.source, &error))?;
+        if metadata.is_dir() {
+            walk(source, Path::new(&device.destination), &device.permissions, MAX_DEPTH, &mut nodes);
+        } else {
+            let node = node(&metadata, device.destination.as_ref(), &device.permissions);
+            nodes.push(node.ok_or_else(|| invalid("open device", &device.source, "it is not a device"))?);
+        }
+    }
+    Ok(nodes)
+}
+
+/// Every node below a directory; what vanishes meanwhile was not meant.
+fn walk(source: &Path, destination: &Path, permissions: &str, depth: usize, nodes: &mut Vec<Node>) {
+    for entry in fs::read_dir(source).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let destination = destination.join(&name);
+        // `DirEntry::metadata` does not follow symlinks.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let hidden = source == Path::new("/dev") && OF_THE_HOST.iter().any(|host| name == *host);
+        if hidden || nodes.len() >= MAX_NODES {
+            continue;
+        }
+        if metadata.is_dir() && depth > 0 {
+            walk(&entry.path(), &destination, permissions, depth - 1, nodes);
+        } else if let Some(node) = node(&metadata, &destination, permissions) {
+            nodes.push(node);
+        }
+    }
+}
+
+fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Option<Node> {
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => FileType::CharacterDevice,
+        kind if kind.is_block_device() => FileType::BlockDevice,
+        _ => return None,
+    };
+    Some(Node {
+        destination: destination.to_owned(),
+        kind,
+        number: metadata.rdev(),
+        mode: Mode::from_raw_mode(metadata.mode() & 0o7777),
+        owner: (metadata.uid(), metadata.gid()),
+        permissions: permissions.to_owned(),
+    })
+}
+
+/// What the nodes need of the devices controller.
+pub(super) fn rules(nodes: &[Node]) -> Vec<DeviceRule> {
+    let rule = |node: &Node| DeviceRule {
+        kind: if node.kind == FileType::BlockDevice { DeviceKind::Block } else { DeviceKind::Char },
+        major: Some(major(node.number)),
+        minor: Some(minor(node.number)),
+        permissions: node.permissions.clone(),
+    };
+    nodes.iter().map(rule).collect()
+}
+
+/// Makes the plan's nodes.
+pub(super) fn make(root: &Root, nodes: &[Node]) -> Result<()> {
+    let mut parents: HashMap<&Path, OwnedFd> = HashMap::new();
+    for node in nodes {
+        let subject = || node.destination.display();
+        let parent = node.destination.parent().unwrap_or(Path::new("/"));
+        if !parents.contains_key(parent) {
+            parents.insert(parent, root.make_dir_all(parent, DIRECTORY).doing("make directory", parent.display())?);
+        }
+        let name = node.destination.file_name().ok_or_else(|| invalid("make device", subject(), "has no name"))?;
+        let parent = parents[parent].as_fd();
+        make_node(parent, name.as_ref(), node).doing("make device", subject())?;
+    }
+    Ok(())
+}
+
+/// Makes a node. One that is the same device stays; whatever else an image has there makes way.
+fn make_node(parent: BorrowedFd<'_>, name: &Path, node: &Node) -> Result<(), Errno> {
+    match mknodat(parent, name, node.kind, node.mode, node.number) {
+        Err(Errno::EXIST) => {
+            let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if (FileType::from_raw_mode(stat.st_mode), stat.st_rdev) == (node.kind, node.number) {
+                return Ok(());
+            }
+            match unlinkat(parent, name, AtFlags::empty()) {
+                // A mount of the plan.
+                Err(Errno::BUSY) => return Ok(()),
+                result => result?,
+            }
+            mknodat(parent, name, node.kind, node.mode, node.number)?;
+        }
+        result => result?,
+    }
+    match node.owner {
+        (0, 0) => Ok(()),
+        (uid, gid) => {
+            chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+        }
+    }
+}
+
+/// Makes the nodes and links that every container has in /dev.
+pub(super) fn make_defaults(root: &Root) -> Result<()> {
+    let dev = root.make_dir_all(Path::new("/dev"), DIRECTORY).doing("make directory", "/dev")?;
+    for (name, major, minor) in DEFAULTS {
+        let node = Node {
+            destination: PathBuf::new(),
+            kind: FileType::CharacterDevice,
+            number: makedev(major, minor),
+            mode: Mode::from_raw_mode(0o666),
+            owner: (0, 0),
+            permissions: String::new(),
+        };
+        make_node(dev.as_fd(), name.as_ref(), &node).doing("make device", name)?;
+    }
+    for (name, target) in LINKS {
+        match symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).doing("make symlink", format!("/dev/{name}")),
+        }
+    }
+    Ok(())
+}

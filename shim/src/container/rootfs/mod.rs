@@ -1,0 +1,130 @@
+//! The container's file system: an overlay and what is mounted in it, seen by nobody else.
+//!
+//! Everything that lies on the host is opened first, as detached mounts, in the host's mount namespace. Then the child
+//! enters a copy of the template, which costs the same on a host with a thousand mounts, and puts the tree together.
+
+mod bind;
+mod cgroup_view;
+mod device;
+mod filesystem;
+mod hidden;
+mod overlay;
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use corten_proto::shim::{Mount, MountAttributes, Plan, Rootfs, mount::Kind};
+use corten_sys::{
+    mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY},
+    ns,
+    process::CloneFlags,
+    root::Root,
+};
+use nix::{
+    mount::{MntFlags, umount2},
+    sched::unshare,
+};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    process::{chdir, fchdir, pivot_root},
+};
+
+use super::group::Group;
+use crate::failure::{Doing, Result, invalid};
+
+/// Mode of directories that are made as mount points.
+const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
+const FILE: Mode = Mode::from_raw_mode(0o644);
+
+/// What has been opened on the host.
+#[derive(Debug)]
+pub(super) struct Sources {
+    root: OwnedFd,
+    mounts: Vec<Source>,
+    nodes: Vec<device::Node>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Bind(bind::Tree),
+    /// Made in the container's namespaces.
+    Filesystem,
+    Cgroup(cgroup_view::View),
+}
+
+impl Sources {
+    /// Opens the layers, volumes and devices of `plan`, and allows the devices in the cgroup.
+    pub(super) fn open(plan: &Plan, group: &Group) -> Result<Self> {
+        let Some(rootfs) = &plan.rootfs else { return Err(invalid("read", "rootfs", "is missing")) };
+        let nodes = device::find(&plan.devices)?;
+        let all = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.all_devices);
+        group.allow_devices(&device::rules(&nodes), all)?;
+        let root = overlay::open(rootfs)?;
+        let open = |mount: &Mount| match &mount.kind {
+            Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Bind),
+            Some(Kind::Cgroup(_)) => cgroup_view::open(plan, group).map(Source::Cgroup),
+            Some(Kind::Filesystem(_)) => Ok(Source::Filesystem),
+            None => Err(invalid("mount", &mount.destination, "the mount has no kind")),
+        };
+        let mounts = plan.mounts.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { root, mounts, nodes })
+    }
+
+    /// Puts the tree together in a mount namespace of the caller's own.
+    pub(super) fn assemble(self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
+        ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS).doing("enter", "the template mount namespace")?;
+        unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(CWD, mount::TEMPLATE_ROOT, flags, Mode::empty()).doing("open", mount::TEMPLATE_ROOT)?;
+        mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
+        let root = Root::from_fd(self.root);
+        for (mount, source) in plan.mounts.iter().zip(self.mounts) {
+            match (source, &mount.kind) {
+                (Source::Bind(tree), _) => tree.attach(&root, &mount.destination)?,
+                (Source::Cgroup(view), _) => view.attach(&root, mount)?,
+                (Source::Filesystem, Some(Kind::Filesystem(kind))) => filesystem::attach(&root, mount, kind)?,
+                (Source::Filesystem, _) => {}
+            }
+        }
+        device::make(&root, &self.nodes)?;
+        if !plan.mounts.iter().any(|mount| mount.destination == "/dev" && matches!(mount.kind, Some(Kind::Bind(_)))) {
+            device::make_defaults(&root)?;
+        }
+        Ok(root)
+    }
+}
+
+/// Covers masked paths, makes read-only what has to be, and leaves everything else behind: `root` is then `/`.
+pub(super) fn close(root: &Root, plan: &Plan) -> Result<()> {
+    hidden::make_readonly(root, &plan.readonly_paths)?;
+    hidden::mask(root, &plan.masked_paths)?;
+    if plan.rootfs.as_ref().is_some_and(|rootfs: &Rootfs| rootfs.readonly) {
+        mount::set_attributes(root.as_fd(), ATTR_RDONLY, 0, false).doing("make read-only", "/")?;
+    }
+    fchdir(root).doing("enter", "the root")?;
+    pivot_root(".", ".").doing("pivot_root", "the root")?;
+    umount2(".", MntFlags::MNT_DETACH).doing("leave", "the template")?;
+    chdir("/").doing("chdir", "/")
+}
+
+/// As mount_setattr(2) has them.
+fn attribute_bits(attributes: Option<MountAttributes>) -> u64 {
+    let MountAttributes { readonly, nosuid, nodev, noexec } = attributes.unwrap_or_default();
+    let flags = [(readonly, ATTR_RDONLY), (nosuid, ATTR_NOSUID), (nodev, ATTR_NODEV), (noexec, ATTR_NOEXEC)];
+    flags.into_iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit)
+}
+
+/// Attaches a mount at a path in the container, whose last part is made where it is missing.
+fn attach_at(root: &Root, mount: BorrowedFd<'_>, destination: &str, is_directory: bool) -> Result<()> {
+    let path = Path::new(destination);
+    let found = match root.locate(path) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            if is_directory { root.make_dir_all(path, DIRECTORY) } else { root.make_file(path, FILE) }
+        }
+        found => found,
+    };
+    let place = found.doing("make mount point", destination)?;
+    mount::attach(mount, place.as_fd()).doing("attach mount", destination)
+}

@@ -1,0 +1,32 @@
+//! A terminal of the container's own devpts, as the standard streams of its init.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use corten_proto::shim::Identity;
+use corten_sys::{mount, process, root::Root};
+use rustix::{
+    fs::{Mode, OFlags, Uid, fchown},
+    process::ioctl_tiocsctty,
+    pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
+};
+
+use crate::failure::{Doing, Result};
+
+/// Opens a pair, makes the one end the streams and the controlling terminal of this process, which leads its session, and
+/// /dev/console of the container. Returns the other end, the master.
+pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = root.open_at(Path::new("/dev/pts/ptmx"), flags, Mode::empty()).doing("open", "/dev/pts/ptmx")?;
+    unlockpt(&master).doing("unlock", "terminal")?;
+    let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).doing("open", "terminal")?;
+    fchown(&peer, Some(Uid::from_raw(identity.uid)), None).doing("chown", "terminal")?;
+    ioctl_tiocsctty(&peer).doing("take on", "terminal")?;
+    let console = root.make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620)).doing("make", "/dev/console")?;
+    let tree = mount::clone_tree_at(peer.as_fd(), false).doing("open_tree", "terminal")?;
+    mount::attach(tree.as_fd(), console.as_fd()).doing("attach", "/dev/console")?;
+    (0..3).try_for_each(|number| process::dup_to(peer.as_fd(), number)).doing("dup2", "terminal")?;
+    Ok(master)
+}
