@@ -1,1 +1,27 @@
-fn main() {}
+//! `corten`: the daemon that serves the CRI, and its command line.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod blocking;
+mod cli;
+mod clock;
+mod config;
+mod container;
+mod context;
+mod error;
+mod identity;
+mod log;
+mod network;
+mod operation;
+mod pod;
+mod record_file;
+mod recovery;
+mod rpc;
+mod serve;
+mod shim;
+mod spec;
+mod store;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -28,7 +28,10 @@ const UMASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Runs `stages`, which can only fail, and tells why.
 pub(super) fn run(report: &OwnedFd, stages: impl FnOnce() -> Failure) -> ! {
-    let told = Packet { failure: Some(stages()), created: None };
+    let told = Packet {
+        failure: Some(stages()),
+        created: None,
+    };
     let _ = report::write(report.as_fd(), &told, None);
     process::exit_now(127)
 }
@@ -48,15 +51,30 @@ pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()>
 pub(super) fn open_cwd(root: &Root, cwd: &str, identity: &Identity) -> Result<OwnedFd> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     if !cwd.starts_with('/') {
-        return Err(invalid("open working directory", cwd, "it has to begin with /"));
+        return Err(invalid(
+            "open working directory",
+            cwd,
+            "it has to begin with /",
+        ));
     }
     let path = Path::new(cwd);
     match root.open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = root.make_dir_all(path, Mode::from_raw_mode(0o755)).doing("make working directory", cwd)?;
-            let (uid, gid) = (rustix::fs::Uid::from_raw(identity.uid), rustix::fs::Gid::from_raw(identity.gid));
-            rustix::fs::chownat(&made, "", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH)
-                .doing("chown working directory", cwd)?;
+            let made = root
+                .make_dir_all(path, Mode::from_raw_mode(0o755))
+                .doing("make working directory", cwd)?;
+            let (uid, gid) = (
+                rustix::fs::Uid::from_raw(identity.uid),
+                rustix::fs::Gid::from_raw(identity.gid),
+            );
+            rustix::fs::chownat(
+                &made,
+                "",
+                Some(uid),
+                Some(gid),
+                rustix::fs::AtFlags::EMPTY_PATH,
+            )
+            .doing("chown working directory", cwd)?;
             Ok(made)
         }
         result => result.doing("open working directory", cwd),
@@ -77,7 +95,13 @@ pub(super) fn take_streams(root: &Root, stdio: &Stdio, identity: &Identity) -> R
     let stdin = match &stdio.stdin {
         Some(stdin) => stdin.as_fd(),
         None => {
-            null = root.open_at(Path::new("/dev/null"), OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).doing("open", "/dev/null")?;
+            null = root
+                .open_at(
+                    Path::new("/dev/null"),
+                    OFlags::RDONLY | OFlags::NOCTTY,
+                    Mode::empty(),
+                )
+                .doing("open", "/dev/null")?;
             null.as_fd()
         }
     };
@@ -87,7 +111,14 @@ pub(super) fn take_streams(root: &Root, stdio: &Stdio, identity: &Identity) -> R
     if identity.uid != 0 {
         let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
         // So that /dev/stdout can be opened by its path. What cannot be chowned is not ours.
-        for stream in [stdio.stdin.as_ref(), Some(&stdio.stdout), Some(&stdio.stderr)].into_iter().flatten() {
+        for stream in [
+            stdio.stdin.as_ref(),
+            Some(&stdio.stdout),
+            Some(&stdio.stderr),
+        ]
+        .into_iter()
+        .flatten()
+        {
             let _ = fchown(stream, owner, None);
         }
     }

@@ -69,11 +69,17 @@ impl Stage<'_> {
         let cwd = child::open_cwd(&root, &self.process.cwd, self.identity)?;
         child::take_streams(&root, &stdio, self.identity)?;
         security::set_rlimits(&self.process.rlimits, &mut warnings)?;
-        let privileges = Privileges::new(&self.process.capabilities.unwrap_or_default(), &mut warnings)?;
+        let privileges = Privileges::new(
+            &self.process.capabilities.unwrap_or_default(),
+            &mut warnings,
+        )?;
         child::settle(&privileges, self.identity, &cwd)?;
         drop((root, cwd, stdio));
         close_descriptors(self.report)?;
-        Ok(Ready { privileges, program })
+        Ok(Ready {
+            privileges,
+            program,
+        })
     }
 
     /// Enters the namespaces of init, save for PID, into which this process was born.
@@ -89,7 +95,12 @@ impl Stage<'_> {
 
 /// ESRCH and, from clone3 into a PID namespace whose init is dead, ENOMEM mean that there is no container any more.
 pub(super) fn gone_or(operation: &str, error: &io::Error) -> Failure {
-    let mut failure = failure(FailureKind::FailureInternal, operation, "of the container", error);
+    let mut failure = failure(
+        FailureKind::FailureInternal,
+        operation,
+        "of the container",
+        error,
+    );
     if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM)) {
         failure.kind = FailureKind::FailurePhase.into();
         failure.hint = "the container's init has ended".into();
@@ -111,7 +122,10 @@ impl Subgroup {
             hierarchies: group.hierarchies.for_killing(),
             path: format!("{}/exec-{number}", group.path),
         };
-        subgroup.cgroup().create_below().doing("make cgroup", &subgroup.path)?;
+        subgroup
+            .cgroup()
+            .create_below()
+            .doing("make cgroup", &subgroup.path)?;
         Ok(subgroup)
     }
 

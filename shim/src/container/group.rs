@@ -24,7 +24,11 @@ impl Group {
     /// Makes it with its limits. After a failure it is gone.
     pub(super) fn create(plan: &shim::Cgroup) -> Result<Self> {
         let hierarchies = Hierarchies::detect().doing("find", "the cgroup hierarchies")?;
-        let mut group = Self { hierarchies, path: plan.path.clone(), tasks: Vec::new() };
+        let mut group = Self {
+            hierarchies,
+            path: plan.path.clone(),
+            tasks: Vec::new(),
+        };
         match group.set_up(plan) {
             Ok(tasks) => group.tasks = tasks,
             Err(error) => {
@@ -55,33 +59,64 @@ impl Group {
 
     /// Attaches the calling process, which has one thread, to the v1 cgroups.
     pub(super) fn attach(&self) -> Result<()> {
-        self.tasks.iter().try_for_each(|tasks| write(tasks.as_fd(), b"0").map(|_| ())).doing("enter cgroup", &self.path)
+        self.tasks
+            .iter()
+            .try_for_each(|tasks| write(tasks.as_fd(), b"0").map(|_| ()))
+            .doing("enter cgroup", &self.path)
     }
 
     /// Lets its processes open the default devices and these, or all.
     pub(super) fn allow_devices(&self, rules: &[DeviceRule], all: bool) -> Result<()> {
-        let rules = if all { vec![rule(DeviceKind::All, None, None, "rwm")] } else { [defaults(), rules.to_vec()].concat() };
-        self.cgroup().allow_devices(&rules).doing("allow devices in cgroup", &self.path)
+        let rules = if all {
+            vec![rule(DeviceKind::All, None, None, "rwm")]
+        } else {
+            [defaults(), rules.to_vec()].concat()
+        };
+        self.cgroup()
+            .allow_devices(&rules)
+            .doing("allow devices in cgroup", &self.path)
     }
 }
 
 /// What every container may use: any node may be made, and these may be opened.
 fn defaults() -> Vec<DeviceRule> {
-    let mut rules = vec![rule(DeviceKind::Char, None, None, "m"), rule(DeviceKind::Block, None, None, "m")];
+    let mut rules = vec![
+        rule(DeviceKind::Char, None, None, "m"),
+        rule(DeviceKind::Block, None, None, "m"),
+    ];
     // null, zero, full, random, urandom; tty, console, ptmx (Documentation/admin-guide/devices.txt).
-    let numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
-    rules.extend(numbers.map(|(major, minor)| rule(DeviceKind::Char, Some(major), Some(minor), "rwm")));
+    let numbers = [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ];
+    rules.extend(
+        numbers.map(|(major, minor)| rule(DeviceKind::Char, Some(major), Some(minor), "rwm")),
+    );
     // Unix98 terminals.
     rules.push(rule(DeviceKind::Char, Some(136), None, "rwm"));
     rules
 }
 
 fn rule(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, permissions: &str) -> DeviceRule {
-    DeviceRule { kind, major, minor, permissions: permissions.to_owned() }
+    DeviceRule {
+        kind,
+        major,
+        minor,
+        permissions: permissions.to_owned(),
+    }
 }
 
 fn resources(limits: &shim::Resources) -> Resources {
-    let hugepage = |limit: &shim::HugepageLimit| HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit };
+    let hugepage = |limit: &shim::HugepageLimit| HugepageLimit {
+        page_size: limit.page_size.clone(),
+        limit: limit.limit,
+    };
     Resources {
         cpu_period: limits.cpu_period,
         cpu_quota: limits.cpu_quota,
@@ -92,6 +127,10 @@ fn resources(limits: &shim::Resources) -> Resources {
         memory_and_swap_limit: limits.memory_and_swap_limit,
         pids_limit: limits.pids_limit,
         hugepage_limits: limits.hugepage_limits.iter().map(hugepage).collect(),
-        unified: limits.unified.iter().map(|(file, value)| (file.clone(), value.clone())).collect(),
+        unified: limits
+            .unified
+            .iter()
+            .map(|(file, value)| (file.clone(), value.clone()))
+            .collect(),
     }
 }

@@ -58,15 +58,27 @@ impl Init<'_> {
         let root = sources.assemble(self.plan, template)?;
         let (ready, master) = self.settle(&root, &stdio, &mut told)?;
         drop((root, stdio));
-        let packet = Packet { created: Some(told), failure: None };
-        report::write(self.report.as_fd(), &packet, master.as_ref().map(AsFd::as_fd))?;
+        let packet = Packet {
+            created: Some(told),
+            failure: None,
+        };
+        report::write(
+            self.report.as_fd(),
+            &packet,
+            master.as_ref().map(AsFd::as_fd),
+        )?;
         drop(master);
         close_descriptors(self.report)?;
         Ok(ready)
     }
 
     /// From a complete tree to a process that only lacks its program.
-    fn settle(&self, root: &Root, stdio: &Stdio, told: &mut Created) -> Result<(Ready, Option<OwnedFd>)> {
+    fn settle(
+        &self,
+        root: &Root,
+        stdio: &Stdio,
+        told: &mut Created,
+    ) -> Result<(Ready, Option<OwnedFd>)> {
         let process = self.process;
         let user = user::look_up(root, &process.user.clone().unwrap_or_default())?;
         let program = Program::new(&process.args, &process.env, || Ok(user.home.clone()))?;
@@ -79,16 +91,30 @@ impl Init<'_> {
         };
         rootfs::close(root, self.plan)?;
         security::set_rlimits(&process.rlimits, &mut told.warnings)?;
-        let privileges = Privileges::new(&process.capabilities.unwrap_or_default(), &mut told.warnings)?;
+        let privileges = Privileges::new(
+            &process.capabilities.unwrap_or_default(),
+            &mut told.warnings,
+        )?;
         child::settle(&privileges, &user.identity, &cwd)?;
         told.identity = Some(user.identity);
-        Ok((Ready { privileges, program }, master))
+        Ok((
+            Ready {
+                privileges,
+                program,
+            },
+            master,
+        ))
     }
 
     fn go_on(&self, ready: &Ready) -> Failure {
         if !report::wait_for_release(self.report) {
             let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-            return failure(corten_proto::shim::FailureKind::FailureInternal, "wait", "for the shim", &gone);
+            return failure(
+                corten_proto::shim::FailureKind::FailureInternal,
+                "wait",
+                "for the shim",
+                &gone,
+            );
         }
         child::execute(&ready.privileges, self.process, &ready.program)
     }

@@ -38,13 +38,13 @@ use corten_sys::{
     process::{self, Child, CloneFlags, Cloned, SingleThreaded},
 };
 
+pub(crate) use self::report::{Report, Told};
 use self::{
     exec::{Stage, Subgroup},
     group::Group,
     init::Init,
     namespaces::Joins,
 };
-pub(crate) use self::report::{Report, Told};
 use crate::failure::{Doing, Result, invalid};
 
 /// A process's ends of its standard streams. No `stdin` is the container's /dev/null. None is used with a terminal.
@@ -86,19 +86,43 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     joins.enter_pid()?;
     let (ours, theirs) = report::pair()?;
     let group = Group::create(plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?)?;
-    let cloned = group
-        .open_v2()
-        .and_then(|v2| process::clone(&proof, joins.new, v2.as_ref().map(AsFd::as_fd)).doing("clone3", "init"));
+    let cloned = group.open_v2().and_then(|v2| {
+        process::clone(&proof, joins.new, v2.as_ref().map(AsFd::as_fd)).doing("clone3", "init")
+    });
     match cloned {
         Ok(Cloned::Child) => {
             // Both ends in one process: it would never see the other end's end.
             drop(ours);
-            Init { plan: &plan, process, group: &group, joins: &joins, report: &theirs }.run(template, stdio)
+            Init {
+                plan: &plan,
+                process,
+                group: &group,
+                joins: &joins,
+                report: &theirs,
+            }
+            .run(template, stdio)
         }
         Ok(Cloned::Parent(init)) => {
             let (outside_pid, identity) = (joins.has_new_pid(), Identity::default());
-            let process = plan.process.map(|process| Process { args: Vec::new(), ..process }).unwrap_or_default();
-            Ok((Container { init, proof, group, process, identity, outside_pid, execs: 0 }, ours))
+            let process = plan
+                .process
+                .map(|process| Process {
+                    args: Vec::new(),
+                    ..process
+                })
+                .unwrap_or_default();
+            Ok((
+                Container {
+                    init,
+                    proof,
+                    group,
+                    process,
+                    identity,
+                    outside_pid,
+                    execs: 0,
+                },
+                ours,
+            ))
         }
         Err(failure) => {
             let _ = group.cgroup().remove();
@@ -120,11 +144,30 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
     match container.clone_into(&subgroup) {
         Ok((Cloned::Child, freezer)) => {
             drop(ours);
-            let Container { group, process, identity, init, .. } = container;
+            let Container {
+                group,
+                process,
+                identity,
+                init,
+                ..
+            } = container;
             let init = init.pidfd.as_fd();
-            Stage { args: &args, process, identity, group, freezer, init, report: &theirs }.run(stdio)
+            Stage {
+                args: &args,
+                process,
+                identity,
+                group,
+                freezer,
+                init,
+                report: &theirs,
+            }
+            .run(stdio)
         }
-        Ok((Cloned::Parent(child), _)) => Ok(Execed { child, report: ours, subgroup }),
+        Ok((Cloned::Parent(child), _)) => Ok(Execed {
+            child,
+            report: ours,
+            subgroup,
+        }),
         Err(failure) => {
             let _ = subgroup.cgroup().remove();
             Err(failure)
@@ -136,16 +179,27 @@ impl Container {
     /// Keeps what init has said, for further processes.
     pub(crate) fn set_created(&mut self, created: &Created) -> Result<()> {
         let identity = created.identity.clone();
-        self.identity = identity.ok_or_else(|| invalid("read", "report", "init has not said who it is"))?;
+        self.identity =
+            identity.ok_or_else(|| invalid("read", "report", "init has not said who it is"))?;
         Ok(())
     }
 
     fn clone_into(&self, subgroup: &Subgroup) -> Result<(Cloned, Option<OwnedFd>)> {
         let cgroup = subgroup.cgroup();
         let v2 = cgroup.open_v2().doing("open cgroup", "of the exec")?;
-        let freezer = cgroup.open_tasks().doing("open cgroup", "of the exec")?.pop();
-        let cloned = process::clone(&self.proof, CloneFlags::empty(), v2.as_ref().map(AsFd::as_fd));
-        Ok((cloned.map_err(|error| exec::gone_or("clone3", &error))?, freezer))
+        let freezer = cgroup
+            .open_tasks()
+            .doing("open cgroup", "of the exec")?
+            .pop();
+        let cloned = process::clone(
+            &self.proof,
+            CloneFlags::empty(),
+            v2.as_ref().map(AsFd::as_fd),
+        );
+        Ok((
+            cloned.map_err(|error| exec::gone_or("clone3", &error))?,
+            freezer,
+        ))
     }
 
     /// Kills every process in the cgroup.

@@ -24,7 +24,12 @@ impl Joins {
     /// Opens what is to be entered. The paths are pins of ours.
     pub(super) fn open(plan: &Namespaces) -> Result<Self> {
         let cgroup = matches!(from(plan.cgroup.as_ref()), Some(From::New(_)));
-        let mut joins = Self { new: CloneFlags::empty(), entered: Vec::new(), pid: None, cgroup };
+        let mut joins = Self {
+            new: CloneFlags::empty(),
+            entered: Vec::new(),
+            pid: None,
+            cgroup,
+        };
         match from(plan.pid.as_ref()) {
             Some(From::Join(path)) => joins.pid = Some(path.clone()),
             Some(From::New(_)) => joins.new |= CloneFlags::CLONE_NEWPID,
@@ -36,7 +41,9 @@ impl Joins {
             (&plan.uts, CloneFlags::CLONE_NEWUTS),
         ] {
             match from(namespace.as_ref()) {
-                Some(From::Join(path)) => joins.entered.push((File::open(path).doing("open namespace", path)?, kind)),
+                Some(From::Join(path)) => joins
+                    .entered
+                    .push((File::open(path).doing("open namespace", path)?, kind)),
                 Some(From::New(_)) => joins.new |= kind,
                 _ => {}
             }
@@ -47,7 +54,8 @@ impl Joins {
     /// Makes later children of this process be born in the joined PID namespace.
     pub(super) fn enter_pid(&self) -> Result<()> {
         match &self.pid {
-            Some(path) => ns::enter_path(path.as_ref(), CloneFlags::CLONE_NEWPID).doing("enter PID namespace", path),
+            Some(path) => ns::enter_path(path.as_ref(), CloneFlags::CLONE_NEWPID)
+                .doing("enter PID namespace", path),
             None => Ok(()),
         }
     }
@@ -59,7 +67,9 @@ impl Joins {
 
     /// Enters the joined ones, in the child.
     pub(super) fn enter(&self) -> Result<()> {
-        self.entered.iter().try_for_each(|(file, kind)| ns::enter(file.as_fd(), *kind).doing("enter namespace", format!("{kind:?}")))
+        self.entered.iter().try_for_each(|(file, kind)| {
+            ns::enter(file.as_fd(), *kind).doing("enter namespace", format!("{kind:?}"))
+        })
     }
 }
 

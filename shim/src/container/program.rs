@@ -23,32 +23,62 @@ pub(super) struct Program {
 
 impl Program {
     /// Adds HOME to `env` where it is missing.
-    pub(super) fn new(args: &[Vec<u8>], env: &[Vec<u8>], home: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
+    pub(super) fn new(
+        args: &[Vec<u8>],
+        env: &[Vec<u8>],
+        home: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
         if args.first().is_none_or(Vec::is_empty) {
-            return Err(invalid("exec", "", "neither the image nor the request names a program to run"));
+            return Err(invalid(
+                "exec",
+                "",
+                "neither the image nor the request names a program to run",
+            ));
         }
         let mut variables = strings("environment", env)?;
         if variable(&variables, b"HOME=").is_none() {
             variables.extend(strings("environment", &[[b"HOME=", &*home()?].concat()])?);
         }
-        Ok(Self { args: strings("arguments", args)?, env: variables })
+        Ok(Self {
+            args: strings("arguments", args)?,
+            env: variables,
+        })
     }
 
     /// Becomes the program; returns only why it could not. A name without `/` is looked for in PATH.
     pub(super) fn execute(&self) -> Failure {
-        let name = self.args.first().map(|name| name.as_bytes()).unwrap_or_default();
-        let (path, errno) = if name.contains(&b'/') { (name.to_vec(), self.attempt(name)) } else { self.search(name) };
-        let mut failure = failure(FailureKind::FailureExec, "exec", String::from_utf8_lossy(name), &errno.into());
+        let name = self
+            .args
+            .first()
+            .map(|name| name.as_bytes())
+            .unwrap_or_default();
+        let (path, errno) = if name.contains(&b'/') {
+            (name.to_vec(), self.attempt(name))
+        } else {
+            self.search(name)
+        };
+        let mut failure = failure(
+            FailureKind::FailureExec,
+            "exec",
+            String::from_utf8_lossy(name),
+            &errno.into(),
+        );
         failure.hint = hint(errno, Path::new(OsStr::from_bytes(&path)));
         failure
     }
 
     /// As execvp(3): what may not be run is passed over, and is the answer when nothing else is found.
     fn search(&self, name: &[u8]) -> (Vec<u8>, Errno) {
-        let path = variable(&self.env, b"PATH=").filter(|path| !path.is_empty()).unwrap_or(DEFAULT_PATH);
+        let path = variable(&self.env, b"PATH=")
+            .filter(|path| !path.is_empty())
+            .unwrap_or(DEFAULT_PATH);
         let mut answer = (name.to_vec(), Errno::ENOENT);
         for directory in path.split(|byte| *byte == b':') {
-            let directory = if directory.is_empty() { b"." } else { directory };
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
             let file = [directory, b"/", name].concat();
             match self.attempt(&file) {
                 Errno::ENOENT | Errno::ENOTDIR => {}
@@ -72,12 +102,15 @@ impl Program {
 
 /// The last value of `key`, which ends in `=`.
 fn variable<'a>(env: &'a [CString], key: &[u8]) -> Option<&'a [u8]> {
-    env.iter().rev().find_map(|variable| variable.as_bytes().strip_prefix(key))
+    env.iter()
+        .rev()
+        .find_map(|variable| variable.as_bytes().strip_prefix(key))
 }
 
 fn strings(what: &str, list: &[Vec<u8>]) -> Result<Vec<CString>> {
     let string = |bytes: &Vec<u8>| {
-        CString::new(bytes.as_slice()).map_err(|_nul| invalid("read", what, "one of them has a NUL byte"))
+        CString::new(bytes.as_slice())
+            .map_err(|_nul| invalid("read", what, "one of them has a NUL byte"))
     };
     list.iter().map(string).collect()
 }
@@ -89,7 +122,9 @@ fn hint(errno: Errno, path: &Path) -> String {
         (libc::ENOENT, Some(_)) => "the file is there, its interpreter or dynamic loader is not",
         (libc::ENOENT, None) => "no such program in the container",
         (libc::EACCES, Some(file)) if file.is_dir() => "it is a directory",
-        (libc::EACCES, Some(file)) if file.permissions().mode() & 0o111 == 0 => "the file is not executable",
+        (libc::EACCES, Some(file)) if file.permissions().mode() & 0o111 == 0 => {
+            "the file is not executable"
+        }
         (libc::ENOEXEC, _) => "not a program for this machine; a script needs #! in its first line",
         _ => "",
     };
@@ -101,14 +136,27 @@ mod tests {
     use super::*;
 
     fn program(args: &[&str], env: &[&str]) -> Result<Program> {
-        let bytes = |list: &[&str]| list.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>();
+        let bytes = |list: &[&str]| {
+            list.iter()
+                .map(|text| text.as_bytes().to_vec())
+                .collect::<Vec<_>>()
+        };
         Program::new(&bytes(args), &bytes(env), || Ok(b"/home".to_vec()))
     }
 
     #[test]
     fn home_is_added_where_it_is_missing() {
-        let env = |program: Program| program.env.into_iter().map(|s| s.into_string().unwrap()).collect::<Vec<_>>();
-        assert_eq!(env(program(&["a"], &["X=1"]).unwrap()), ["X=1", "HOME=/home"]);
+        let env = |program: Program| {
+            program
+                .env
+                .into_iter()
+                .map(|s| s.into_string().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            env(program(&["a"], &["X=1"]).unwrap()),
+            ["X=1", "HOME=/home"]
+        );
         assert_eq!(env(program(&["a"], &["HOME="]).unwrap()), ["HOME="]);
     }
 
@@ -122,16 +170,29 @@ mod tests {
     #[track_caller]
     fn check(name: &str, env: &[&str], errno: i32, hint: &str) {
         let failure = program(&[name], env).unwrap().execute();
-        assert_eq!((failure.kind(), failure.errno, &*failure.subject), (FailureKind::FailureExec, errno, name));
+        assert_eq!(
+            (failure.kind(), failure.errno, &*failure.subject),
+            (FailureKind::FailureExec, errno, name)
+        );
         assert!(failure.hint.contains(hint), "{}", failure.hint);
     }
 
     #[test]
     fn failures_name_the_program_and_the_reason() {
-        check("no-such-program", &["PATH=/bin:/etc"], libc::ENOENT, "no such program");
+        check(
+            "no-such-program",
+            &["PATH=/bin:/etc"],
+            libc::ENOENT,
+            "no such program",
+        );
         check("/etc/passwd", &[], libc::EACCES, "not executable");
         check("/etc", &[], libc::EACCES, "directory");
-        check("passwd", &["PATH=/nowhere:/etc:/proc"], libc::EACCES, "not executable");
+        check(
+            "passwd",
+            &["PATH=/nowhere:/etc:/proc"],
+            libc::EACCES,
+            "not executable",
+        );
         check("/etc/passwd/x", &[], libc::ENOTDIR, "");
     }
 }

@@ -11,8 +11,8 @@ use corten_proto::shim::{Created, Failure};
 use corten_sys::socket;
 use prost::Message;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, send,
-    sendmsg, socketpair,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, send, sendmsg, socketpair,
 };
 
 use crate::failure::{Doing, Result};
@@ -47,9 +47,20 @@ pub(crate) struct Report {
 
 /// The shim's end and the child's.
 pub(super) fn pair() -> Result<(Report, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .doing("socketpair", "report")?;
-    Ok((Report { socket: ours, terminal: None }, theirs))
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .doing("socketpair", "report")?;
+    Ok((
+        Report {
+            socket: ours,
+            terminal: None,
+        },
+        theirs,
+    ))
 }
 
 impl Report {
@@ -64,7 +75,9 @@ impl Report {
         let mut fds = Vec::new();
         socket::receive(&self.socket, &mut bytes, &mut fds).doing("receive", "report")?;
         self.terminal = fds.pop();
-        let packet = Packet::decode(&*bytes).map_err(io::Error::other).doing("decode", "report")?;
+        let packet = Packet::decode(&*bytes)
+            .map_err(io::Error::other)
+            .doing("decode", "report")?;
         match packet.failure {
             Some(failure) => Err(failure),
             None => Ok(Told::Created(packet.created.unwrap_or_default())),
@@ -90,7 +103,11 @@ impl AsFd for Report {
 }
 
 /// Sends the child's message, with a descriptor on it.
-pub(super) fn write(socket: BorrowedFd<'_>, packet: &Packet, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+pub(super) fn write(
+    socket: BorrowedFd<'_>,
+    packet: &Packet,
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let bytes = packet.encode_to_vec();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -98,7 +115,13 @@ pub(super) fn write(socket: BorrowedFd<'_>, packet: &Packet, fd: Option<Borrowed
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).doing("send", "report")?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .doing("send", "report")?;
     Ok(())
 }
 
@@ -123,8 +146,14 @@ mod tests {
     #[test]
     fn a_message_arrives_whole_with_its_descriptor() {
         let (mut ours, theirs) = pair().unwrap();
-        let created = Created { warnings: vec!["w".repeat(5000)], ..Created::default() };
-        let packet = Packet { created: Some(created.clone()), failure: None };
+        let created = Created {
+            warnings: vec!["w".repeat(5000)],
+            ..Created::default()
+        };
+        let packet = Packet {
+            created: Some(created.clone()),
+            failure: None,
+        };
         write(theirs.as_fd(), &packet, Some(theirs.as_fd())).unwrap();
         assert!(matches!(ours.read().unwrap(), Told::Created(got) if got == created));
         assert!(ours.take_terminal().is_some());
@@ -140,8 +169,21 @@ mod tests {
     #[test]
     fn a_failure_arrives_as_it_was() {
         let (mut ours, theirs) = pair().unwrap();
-        let told = failure(FailureKind::FailureExec, "exec", "sh", &io::ErrorKind::NotFound.into());
-        write(theirs.as_fd(), &Packet { failure: Some(told.clone()), created: None }, None).unwrap();
+        let told = failure(
+            FailureKind::FailureExec,
+            "exec",
+            "sh",
+            &io::ErrorKind::NotFound.into(),
+        );
+        write(
+            theirs.as_fd(),
+            &Packet {
+                failure: Some(told.clone()),
+                created: None,
+            },
+            None,
+        )
+        .unwrap();
         assert_eq!(ours.read().unwrap_err(), told);
     }
 }

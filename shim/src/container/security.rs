@@ -23,14 +23,22 @@ const NAMES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGI
 
 /// Sets resource limits; without CAP_SYS_RESOURCE a hard limit cannot be raised.
 pub(super) fn set_rlimits(limits: &[Rlimit], warnings: &mut Vec<String>) -> Result<()> {
-    for Rlimit { resource, soft, hard } in limits {
+    for Rlimit {
+        resource,
+        soft,
+        hard,
+    } in limits
+    {
         let subject = || format!("{resource} to {soft}:{hard}");
         match process::set_rlimit(*resource, *soft, *hard) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let (_, most) = process::rlimit(*resource).doing("getrlimit", resource)?;
                 let (hard, soft) = ((*hard).min(most), (*soft).min(most));
                 process::set_rlimit(*resource, soft, hard).doing("setrlimit", subject())?;
-                warnings.push(format!("resource limit {} stays at {most}: the host's own", subject()));
+                warnings.push(format!(
+                    "resource limit {} stays at {most}: the host's own",
+                    subject()
+                ));
             }
             result => result.doing("setrlimit", subject())?,
         }
@@ -44,8 +52,15 @@ pub(super) fn set_oom_score_adj(wanted: i32, warnings: &mut Vec<String>) -> Resu
     match set(wanted) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // Below what we were started with. 0 is likely possible, and what we have now is.
-            let value = if wanted < 0 && set(0).is_ok() { "0".into() } else { fs::read_to_string(OOM_SCORE_ADJ).unwrap_or_default() };
-            warnings.push(format!("oom_score_adj {wanted} is not allowed on this host: it is {}", value.trim()));
+            let value = if wanted < 0 && set(0).is_ok() {
+                "0".into()
+            } else {
+                fs::read_to_string(OOM_SCORE_ADJ).unwrap_or_default()
+            };
+            warnings.push(format!(
+                "oom_score_adj {wanted} is not allowed on this host: it is {}",
+                value.trim()
+            ));
             Ok(())
         }
         result => result.doing("write", format!("{wanted} to {OOM_SCORE_ADJ}")),
@@ -67,7 +82,10 @@ impl Privileges {
         let own = caps::get().doing("capget", "own capabilities")?.permitted;
         let missing = (wanted.permitted | wanted.bounding) & !own;
         if missing != 0 {
-            warnings.push(format!("this host does not give us the capabilities {}", names(missing)));
+            warnings.push(format!(
+                "this host does not give us the capabilities {}",
+                names(missing)
+            ));
         }
         let sets = Sets {
             effective: wanted.effective & own,
@@ -76,13 +94,22 @@ impl Privileges {
         };
         // The kernel asks for ambient ones to be in both of these.
         let ambient = wanted.ambient & sets.permitted & sets.inheritable;
-        Ok(Self { sets, ambient, bounding: wanted.bounding, own })
+        Ok(Self {
+            sets,
+            ambient,
+            bounding: wanted.bounding,
+            own,
+        })
     }
 
     /// Takes on the user's ids, and keeps the capabilities that [`Self::seal`] needs.
     pub(super) fn become_user(&self, identity: &Identity) -> Result<()> {
         self.drop_bounding()?;
-        let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let groups: Vec<Gid> = identity
+            .groups
+            .iter()
+            .map(|gid| Gid::from_raw(*gid))
+            .collect();
         set_thread_groups(&groups).doing("setgroups", format!("{:?}", identity.groups))?;
         let gid = Gid::from_raw(identity.gid);
         set_thread_res_gid(gid, gid, gid).doing("setresgid", identity.gid)?;
@@ -111,15 +138,27 @@ impl Privileges {
     /// to allow the two calls that take them away. With it the filter comes last.
     pub(super) fn seal(&self, process: &Process) -> Result<()> {
         let filter = &process.seccomp_filter;
-        let load = || if filter.is_empty() { Ok(()) } else { seccomp::load(filter) }.doing("load", "the seccomp filter");
+        let load = || {
+            if filter.is_empty() {
+                Ok(())
+            } else {
+                seccomp::load(filter)
+            }
+            .doing("load", "the seccomp filter")
+        };
         if !process.no_new_privileges && !filter.is_empty() {
-            let all = Sets { effective: self.own, permitted: self.own, inheritable: self.sets.inheritable };
+            let all = Sets {
+                effective: self.own,
+                permitted: self.own,
+                inheritable: self.sets.inheritable,
+            };
             caps::set(all).doing("capset", "for seccomp")?;
             load()?;
         }
         caps::set(self.sets).doing("capset", names(self.sets.permitted))?;
         for capability in (0..MAX_CAPABILITIES).filter(|number| self.ambient >> number & 1 == 1) {
-            prctl::raise_ambient(capability).doing("raise ambient capability", names(1 << capability))?;
+            prctl::raise_ambient(capability)
+                .doing("raise ambient capability", names(1 << capability))?;
         }
         if process.no_new_privileges {
             prctl::set_no_new_privileges().doing("prctl", "PR_SET_NO_NEW_PRIVS")?;
@@ -146,13 +185,21 @@ mod tests {
 
     #[test]
     fn capabilities_have_names() {
-        assert_eq!(names(1 | 1 << 21 | 1 << 40 | 1 << 41), "CHOWN, SYS_ADMIN, CHECKPOINT_RESTORE, 41");
+        assert_eq!(
+            names(1 | 1 << 21 | 1 << 40 | 1 << 41),
+            "CHOWN, SYS_ADMIN, CHECKPOINT_RESTORE, 41"
+        );
     }
 
     #[test]
     fn what_we_lack_is_clamped_and_told() {
         let mut warnings = Vec::new();
-        let wanted = Capabilities { bounding: 1 << 63, permitted: 1 << 63, ambient: 1 << 63, ..Capabilities::default() };
+        let wanted = Capabilities {
+            bounding: 1 << 63,
+            permitted: 1 << 63,
+            ambient: 1 << 63,
+            ..Capabilities::default()
+        };
         let privileges = Privileges::new(&wanted, &mut warnings).unwrap();
         assert_eq!((privileges.sets.permitted, privileges.ambient), (0, 0));
         assert_eq!(warnings.len(), 1);

@@ -19,14 +19,21 @@ use crate::failure::{Doing, Result};
 /// /dev/console of the container. Returns the other end, the master.
 pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root.open_at(Path::new("/dev/pts/ptmx"), flags, Mode::empty()).doing("open", "/dev/pts/ptmx")?;
+    let master = root
+        .open_at(Path::new("/dev/pts/ptmx"), flags, Mode::empty())
+        .doing("open", "/dev/pts/ptmx")?;
     unlockpt(&master).doing("unlock", "terminal")?;
-    let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).doing("open", "terminal")?;
+    let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
+        .doing("open", "terminal")?;
     fchown(&peer, Some(Uid::from_raw(identity.uid)), None).doing("chown", "terminal")?;
     ioctl_tiocsctty(&peer).doing("take on", "terminal")?;
-    let console = root.make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620)).doing("make", "/dev/console")?;
+    let console = root
+        .make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620))
+        .doing("make", "/dev/console")?;
     let tree = mount::clone_tree_at(peer.as_fd(), false).doing("open_tree", "terminal")?;
     mount::attach(tree.as_fd(), console.as_fd()).doing("attach", "/dev/console")?;
-    (0..3).try_for_each(|number| process::dup_to(peer.as_fd(), number)).doing("dup2", "terminal")?;
+    (0..3)
+        .try_for_each(|number| process::dup_to(peer.as_fd(), number))
+        .doing("dup2", "terminal")?;
     Ok(master)
 }

@@ -33,7 +33,12 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
     let path = Path::new(&bind.source);
     let fd = clone_or_create(path, bind.create_source).map_err(|error| {
         let subject = format!("{} on {}", bind.source, mount.destination);
-        failure(FailureKind::FailureInvalid, "open mount source", subject, &error)
+        failure(
+            FailureKind::FailureInvalid,
+            "open mount source",
+            subject,
+            &error,
+        )
     })?;
     let subject = || format!("of mount {}", mount.destination);
     let propagation = bind.propagation();
@@ -41,17 +46,22 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
         check_propagation(path, propagation, &mount.destination)?;
     }
     if let Some(flag) = propagation_flag(propagation) {
-        mount::set_attributes(fd.as_fd(), 0, flag.bits(), true).doing("set propagation", subject())?;
+        mount::set_attributes(fd.as_fd(), 0, flag.bits(), true)
+            .doing("set propagation", subject())?;
     }
     let bits = attribute_bits(mount.attributes);
     if bits != 0 {
         mount::set_attributes(fd.as_fd(), bits, 0, false).doing("set attributes", subject())?;
     }
     if bits & ATTR_RDONLY != 0 && bind.recursive_readonly {
-        mount::set_attributes(fd.as_fd(), ATTR_RDONLY, 0, true).doing("make read-only recursively", subject())?;
+        mount::set_attributes(fd.as_fd(), ATTR_RDONLY, 0, true)
+            .doing("make read-only recursively", subject())?;
     }
     let stat = fstat(&fd).doing("stat", &bind.source)?;
-    Ok(Tree { fd, is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory })
+    Ok(Tree {
+        fd,
+        is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+    })
 }
 
 fn clone_or_create(path: &Path, create: bool) -> io::Result<OwnedFd> {
@@ -75,9 +85,13 @@ fn propagation_flag(propagation: Propagation) -> Option<MsFlags> {
 
 /// Refuses what the host's mount cannot give: it would be accepted, and no mount would ever arrive.
 fn check_propagation(path: &Path, propagation: Propagation, destination: &str) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read", "/proc/self/mountinfo")?;
-    let stat = statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).doing("statx", path.display())?;
-    let Some((shared, slave)) = sharing(&mounts, stat.stx_mnt_id) else { return Ok(()) };
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").doing("read", "/proc/self/mountinfo")?;
+    let stat = statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+        .doing("statx", path.display())?;
+    let Some((shared, slave)) = sharing(&mounts, stat.stx_mnt_id) else {
+        return Ok(());
+    };
     let enough = match propagation {
         Propagation::Private => true,
         Propagation::HostToContainer => shared || slave,
@@ -87,13 +101,23 @@ fn check_propagation(path: &Path, propagation: Propagation, destination: &str) -
         return Ok(());
     }
     let hint = "the host's mount that it lies on is private: make it shared (mount --make-rshared) for this propagation";
-    Err(invalid("mount", format!("{} on {destination}", path.display()), hint))
+    Err(invalid(
+        "mount",
+        format!("{} on {destination}", path.display()),
+        hint,
+    ))
 }
 
 /// Whether mount `id` is shared, and whether it is a slave (proc_pid_mountinfo(5), optional fields).
 fn sharing(table: &str, id: u64) -> Option<(bool, bool)> {
-    let line = table.lines().find(|line| line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id))?;
-    let fields: Vec<_> = line.split(' ').skip(6).take_while(|field| *field != "-").collect();
+    let line = table
+        .lines()
+        .find(|line| line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id))?;
+    let fields: Vec<_> = line
+        .split(' ')
+        .skip(6)
+        .take_while(|field| *field != "-")
+        .collect();
     let has = |tag: &str| fields.iter().any(|field| field.starts_with(tag));
     Some((has("shared:"), has("master:")))
 }
@@ -102,9 +126,14 @@ impl Tree {
     pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {
         attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|mut failure| {
             if failure.errno == libc::ENOTDIR {
-                let kind = if self.is_directory { "a directory" } else { "a file" };
+                let kind = if self.is_directory {
+                    "a directory"
+                } else {
+                    "a file"
+                };
                 failure.kind = FailureKind::FailureInvalid.into();
-                failure.hint = format!("the source is {kind}, what is there in the container is not");
+                failure.hint =
+                    format!("the source is {kind}, what is there in the container is not");
             }
             failure
         })

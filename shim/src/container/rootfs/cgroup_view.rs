@@ -35,19 +35,35 @@ pub(super) struct Hierarchy {
 
 pub(super) fn open(plan: &Plan, group: &Group) -> Result<View> {
     let hierarchies = &group.hierarchies;
-    let v2 = hierarchies.v2.as_deref().filter(|_| hierarchies.is_unified());
+    let v2 = hierarchies
+        .v2
+        .as_deref()
+        .filter(|_| hierarchies.is_unified());
     let Some(mount) = v2 else {
         let open = |v1: &V1| {
             let path = v1.mount.join(group.path.trim_start_matches('/'));
             let tree = mount::clone_tree(&path, false).doing("open_tree", path.display())?;
-            Ok(Hierarchy { name: v1.controllers.join(",").replace("name=", ""), tree })
+            Ok(Hierarchy {
+                name: v1.controllers.join(",").replace("name=", ""),
+                tree,
+            })
         };
-        return hierarchies.v1.iter().map(open).collect::<Result<_>>().map(View::V1);
+        return hierarchies
+            .v1
+            .iter()
+            .map(open)
+            .collect::<Result<_>>()
+            .map(View::V1);
     };
-    let namespace = plan.namespaces.as_ref().and_then(|namespaces| namespaces.cgroup.as_ref()?.from.as_ref());
+    let namespace = plan
+        .namespaces
+        .as_ref()
+        .and_then(|namespaces| namespaces.cgroup.as_ref()?.from.as_ref());
     match namespace {
         Some(From::New(_)) => Ok(View::V2),
-        _ => mount::clone_tree(mount, false).doing("open_tree", mount.display()).map(View::V2OfHost),
+        _ => mount::clone_tree(mount, false)
+            .doing("open_tree", mount.display())
+            .map(View::V2OfHost),
     }
 }
 
@@ -61,7 +77,8 @@ impl View {
                 attach_at(root, fd.as_fd(), &mount.destination, true)
             }
             Self::V2OfHost(fd) => {
-                mount::set_attributes(fd.as_fd(), bits, 0, false).doing("set attributes", "of cgroup2")?;
+                mount::set_attributes(fd.as_fd(), bits, 0, false)
+                    .doing("set attributes", "of cgroup2")?;
                 attach_at(root, fd.as_fd(), &mount.destination, true)
             }
         }
@@ -69,8 +86,12 @@ impl View {
 }
 
 fn attach_v1(root: &Root, hierarchies: &[Hierarchy], bits: u64, destination: &str) -> Result<()> {
-    let tmpfs = mount::new_filesystem("tmpfs", &[("mode", Some("755")), ("size", Some("64k"))], bits & !ATTR_RDONLY)
-        .doing("mount", "tmpfs for cgroups")?;
+    let tmpfs = mount::new_filesystem(
+        "tmpfs",
+        &[("mode", Some("755")), ("size", Some("64k"))],
+        bits & !ATTR_RDONLY,
+    )
+    .doing("mount", "tmpfs for cgroups")?;
     attach_at(root, tmpfs.as_fd(), destination, true)?;
     for Hierarchy { name, tree } in hierarchies {
         let subject = || format!("{destination}/{name}");
@@ -80,11 +101,13 @@ fn attach_v1(root: &Root, hierarchies: &[Hierarchy], bits: u64, destination: &st
         mount::set_attributes(tree.as_fd(), bits, 0, false).doing("set attributes", subject())?;
         mount::attach(tree.as_fd(), place.as_fd()).doing("attach mount", subject())?;
         for controller in name.split(',').filter(|controller| controller != name) {
-            symlinkat(name, &tmpfs, controller).doing("make symlink", format!("{destination}/{controller}"))?;
+            symlinkat(name, &tmpfs, controller)
+                .doing("make symlink", format!("{destination}/{controller}"))?;
         }
     }
     if bits & ATTR_RDONLY != 0 {
-        mount::set_attributes(tmpfs.as_fd(), ATTR_RDONLY, 0, false).doing("make read-only", destination)?;
+        mount::set_attributes(tmpfs.as_fd(), ATTR_RDONLY, 0, false)
+            .doing("make read-only", destination)?;
     }
     Ok(())
 }

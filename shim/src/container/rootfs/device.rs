@@ -16,7 +16,10 @@ use corten_sys::{
     root::Root,
 };
 use rustix::{
-    fs::{AtFlags, Dev, FileType, Gid, Mode, Uid, chownat, major, makedev, minor, mknodat, statat, symlinkat, unlinkat},
+    fs::{
+        AtFlags, Dev, FileType, Gid, Mode, Uid, chownat, major, makedev, minor, mknodat, statat,
+        symlinkat, unlinkat,
+    },
     io::Errno,
 };
 
@@ -24,8 +27,14 @@ use super::DIRECTORY;
 use crate::failure::{Doing, Result, failure, invalid};
 
 /// Documentation/admin-guide/devices.txt.
-const DEFAULTS: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEFAULTS: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -35,7 +44,15 @@ const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
 ];
 /// Below /dev, of the host alone: its terminals and shared memory, and what points into them.
-const OF_THE_HOST: [&str; 7] = ["pts", "shm", "fd", "mqueue", "hugepages", "console", ".udev"];
+const OF_THE_HOST: [&str; 7] = [
+    "pts",
+    "shm",
+    "fd",
+    "mqueue",
+    "hugepages",
+    "console",
+    ".udev",
+];
 /// A directory of devices has at most so many, in at most so many levels.
 const MAX_NODES: usize = 4096;
 const MAX_DEPTH: usize = 8;
@@ -56,13 +73,27 @@ pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for device in devices {
         let source = Path::new(&device.source);
-        let metadata = fs::metadata(source)
-            .map_err(|error| failure(FailureKind::FailureInvalid, "open device", &device.source, &error))?;
+        let metadata = fs::metadata(source).map_err(|error| {
+            failure(
+                FailureKind::FailureInvalid,
+                "open device",
+                &device.source,
+                &error,
+            )
+        })?;
         if metadata.is_dir() {
-            walk(source, Path::new(&device.destination), &device.permissions, MAX_DEPTH, &mut nodes);
+            walk(
+                source,
+                Path::new(&device.destination),
+                &device.permissions,
+                MAX_DEPTH,
+                &mut nodes,
+            );
         } else {
             let node = node(&metadata, device.destination.as_ref(), &device.permissions);
-            nodes.push(node.ok_or_else(|| invalid("open device", &device.source, "it is not a device"))?);
+            nodes.push(
+                node.ok_or_else(|| invalid("open device", &device.source, "it is not a device"))?,
+            );
         }
     }
     Ok(nodes)
@@ -74,7 +105,9 @@ fn walk(source: &Path, destination: &Path, permissions: &str, depth: usize, node
         let name = entry.file_name();
         let destination = destination.join(&name);
         // `DirEntry::metadata` does not follow symlinks.
-        let Ok(metadata) = entry.metadata() else { continue };
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
         let hidden = source == Path::new("/dev") && OF_THE_HOST.iter().any(|host| name == *host);
         if hidden || nodes.len() >= MAX_NODES {
             continue;
@@ -106,7 +139,11 @@ fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Optio
 /// What the nodes need of the devices controller.
 pub(super) fn rules(nodes: &[Node]) -> Vec<DeviceRule> {
     let rule = |node: &Node| DeviceRule {
-        kind: if node.kind == FileType::BlockDevice { DeviceKind::Block } else { DeviceKind::Char },
+        kind: if node.kind == FileType::BlockDevice {
+            DeviceKind::Block
+        } else {
+            DeviceKind::Char
+        },
         major: Some(major(node.number)),
         minor: Some(minor(node.number)),
         permissions: node.permissions.clone(),
@@ -121,9 +158,16 @@ pub(super) fn make(root: &Root, nodes: &[Node]) -> Result<()> {
         let subject = || node.destination.display();
         let parent = node.destination.parent().unwrap_or(Path::new("/"));
         if !parents.contains_key(parent) {
-            parents.insert(parent, root.make_dir_all(parent, DIRECTORY).doing("make directory", parent.display())?);
+            parents.insert(
+                parent,
+                root.make_dir_all(parent, DIRECTORY)
+                    .doing("make directory", parent.display())?,
+            );
         }
-        let name = node.destination.file_name().ok_or_else(|| invalid("make device", subject(), "has no name"))?;
+        let name = node
+            .destination
+            .file_name()
+            .ok_or_else(|| invalid("make device", subject(), "has no name"))?;
         let parent = parents[parent].as_fd();
         make_node(parent, name.as_ref(), node).doing("make device", subject())?;
     }
@@ -149,15 +193,21 @@ fn make_node(parent: BorrowedFd<'_>, name: &Path, node: &Node) -> Result<(), Err
     }
     match node.owner {
         (0, 0) => Ok(()),
-        (uid, gid) => {
-            chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
-        }
+        (uid, gid) => chownat(
+            parent,
+            name,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ),
     }
 }
 
 /// Makes the nodes and links that every container has in /dev.
 pub(super) fn make_defaults(root: &Root) -> Result<()> {
-    let dev = root.make_dir_all(Path::new("/dev"), DIRECTORY).doing("make directory", "/dev")?;
+    let dev = root
+        .make_dir_all(Path::new("/dev"), DIRECTORY)
+        .doing("make directory", "/dev")?;
     for (name, major, minor) in DEFAULTS {
         let node = Node {
             destination: PathBuf::new(),

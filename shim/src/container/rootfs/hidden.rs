@@ -20,7 +20,9 @@ const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
 /// Binds each path on itself, read-only.
 pub(super) fn make_readonly(root: &Root, paths: &[String]) -> Result<()> {
     for path in paths {
-        let Some(place) = locate(root, path)? else { continue };
+        let Some(place) = locate(root, path)? else {
+            continue;
+        };
         let tree = mount::clone_tree_at(place.as_fd(), true).doing("open_tree", path)?;
         mount::set_attributes(tree.as_fd(), ATTR_RDONLY, 0, true).doing("make read-only", path)?;
         mount::attach(tree.as_fd(), place.as_fd()).doing("attach read-only", path)?;
@@ -32,12 +34,19 @@ pub(super) fn make_readonly(root: &Root, paths: &[String]) -> Result<()> {
 pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
     let (mut empty, mut null) = (None, None);
     for path in paths {
-        let Some(place) = locate(root, path)? else { continue };
+        let Some(place) = locate(root, path)? else {
+            continue;
+        };
         let mode = fstat(&place).doing("stat", path)?.st_mode;
-        let cover = if FileType::from_raw_mode(mode) == FileType::Directory { &mut empty } else { &mut null };
+        let cover = if FileType::from_raw_mode(mode) == FileType::Directory {
+            &mut empty
+        } else {
+            &mut null
+        };
         let copy = match cover {
             // Only a mount that is attached can be copied on every kernel, so the first is made and the others are copies.
-            Some(first) => mount::clone_tree_at(OwnedFd::as_fd(first), false).doing("copy the mask for", path)?,
+            Some(first) => mount::clone_tree_at(OwnedFd::as_fd(first), false)
+                .doing("copy the mask for", path)?,
             None if FileType::from_raw_mode(mode) == FileType::Directory => empty_directory()?,
             None => null_device(root)?,
         };
@@ -48,20 +57,32 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
 }
 
 fn empty_directory() -> Result<OwnedFd> {
-    mount::new_filesystem("tmpfs", &[("size", Some("4k")), ("mode", Some("755"))], LOCKED).doing("mount", "tmpfs for masks")
+    mount::new_filesystem(
+        "tmpfs",
+        &[("size", Some("4k")), ("mode", Some("755"))],
+        LOCKED,
+    )
+    .doing("mount", "tmpfs for masks")
 }
 
 /// A copy of the container's /dev/null. What an image or a volume puts there instead is not used.
 fn null_device(root: &Root) -> Result<OwnedFd> {
-    let null = root.locate(Path::new("/dev/null")).doing("open", "/dev/null")?;
+    let null = root
+        .locate(Path::new("/dev/null"))
+        .doing("open", "/dev/null")?;
     let stat = fstat(&null).doing("stat", "/dev/null")?;
     let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     if !is_device || (major(stat.st_rdev), minor(stat.st_rdev)) != (1, 3) {
-        return Err(invalid("mask paths with", "/dev/null", "it is not the null device in this container"));
+        return Err(invalid(
+            "mask paths with",
+            "/dev/null",
+            "it is not the null device in this container",
+        ));
     }
     let copy = mount::clone_tree_at(null.as_fd(), false).doing("open_tree", "/dev/null")?;
     // Reading a masked file gives nothing, and no error: no `nodev`. Its mode cannot be changed.
-    mount::set_attributes(copy.as_fd(), LOCKED & !ATTR_NODEV, 0, false).doing("make read-only", "/dev/null")?;
+    mount::set_attributes(copy.as_fd(), LOCKED & !ATTR_NODEV, 0, false)
+        .doing("make read-only", "/dev/null")?;
     Ok(copy)
 }
 

@@ -57,39 +57,60 @@ enum Source {
 impl Sources {
     /// Opens the layers, volumes and devices of `plan`, and allows the devices in the cgroup.
     pub(super) fn open(plan: &Plan, group: &Group) -> Result<Self> {
-        let Some(rootfs) = &plan.rootfs else { return Err(invalid("read", "rootfs", "is missing")) };
+        let Some(rootfs) = &plan.rootfs else {
+            return Err(invalid("read", "rootfs", "is missing"));
+        };
         let nodes = device::find(&plan.devices)?;
-        let all = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.all_devices);
+        let all = plan
+            .cgroup
+            .as_ref()
+            .is_some_and(|cgroup| cgroup.all_devices);
         group.allow_devices(&device::rules(&nodes), all)?;
         let root = overlay::open(rootfs)?;
         let open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Bind),
             Some(Kind::Cgroup(_)) => cgroup_view::open(plan, group).map(Source::Cgroup),
             Some(Kind::Filesystem(_)) => Ok(Source::Filesystem),
-            None => Err(invalid("mount", &mount.destination, "the mount has no kind")),
+            None => Err(invalid(
+                "mount",
+                &mount.destination,
+                "the mount has no kind",
+            )),
         };
         let mounts = plan.mounts.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { root, mounts, nodes })
+        Ok(Self {
+            root,
+            mounts,
+            nodes,
+        })
     }
 
     /// Puts the tree together in a mount namespace of the caller's own.
     pub(super) fn assemble(self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
-        ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS).doing("enter", "the template mount namespace")?;
+        ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
+            .doing("enter", "the template mount namespace")?;
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(CWD, mount::TEMPLATE_ROOT, flags, Mode::empty()).doing("open", mount::TEMPLATE_ROOT)?;
+        let place = rustix::fs::openat(CWD, mount::TEMPLATE_ROOT, flags, Mode::empty())
+            .doing("open", mount::TEMPLATE_ROOT)?;
         mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
         let root = Root::from_fd(self.root);
         for (mount, source) in plan.mounts.iter().zip(self.mounts) {
             match (source, &mount.kind) {
                 (Source::Bind(tree), _) => tree.attach(&root, &mount.destination)?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount)?,
-                (Source::Filesystem, Some(Kind::Filesystem(kind))) => filesystem::attach(&root, mount, kind)?,
+                (Source::Filesystem, Some(Kind::Filesystem(kind))) => {
+                    filesystem::attach(&root, mount, kind)?
+                }
                 (Source::Filesystem, _) => {}
             }
         }
         device::make(&root, &self.nodes)?;
-        if !plan.mounts.iter().any(|mount| mount.destination == "/dev" && matches!(mount.kind, Some(Kind::Bind(_)))) {
+        if !plan
+            .mounts
+            .iter()
+            .any(|mount| mount.destination == "/dev" && matches!(mount.kind, Some(Kind::Bind(_))))
+        {
             device::make_defaults(&root)?;
         }
         Ok(root)
@@ -100,7 +121,11 @@ impl Sources {
 pub(super) fn close(root: &Root, plan: &Plan) -> Result<()> {
     hidden::make_readonly(root, &plan.readonly_paths)?;
     hidden::mask(root, &plan.masked_paths)?;
-    if plan.rootfs.as_ref().is_some_and(|rootfs: &Rootfs| rootfs.readonly) {
+    if plan
+        .rootfs
+        .as_ref()
+        .is_some_and(|rootfs: &Rootfs| rootfs.readonly)
+    {
         mount::set_attributes(root.as_fd(), ATTR_RDONLY, 0, false).doing("make read-only", "/")?;
     }
     fchdir(root).doing("enter", "the root")?;
@@ -111,17 +136,39 @@ pub(super) fn close(root: &Root, plan: &Plan) -> Result<()> {
 
 /// As mount_setattr(2) has them.
 fn attribute_bits(attributes: Option<MountAttributes>) -> u64 {
-    let MountAttributes { readonly, nosuid, nodev, noexec } = attributes.unwrap_or_default();
-    let flags = [(readonly, ATTR_RDONLY), (nosuid, ATTR_NOSUID), (nodev, ATTR_NODEV), (noexec, ATTR_NOEXEC)];
-    flags.into_iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit)
+    let MountAttributes {
+        readonly,
+        nosuid,
+        nodev,
+        noexec,
+    } = attributes.unwrap_or_default();
+    let flags = [
+        (readonly, ATTR_RDONLY),
+        (nosuid, ATTR_NOSUID),
+        (nodev, ATTR_NODEV),
+        (noexec, ATTR_NOEXEC),
+    ];
+    flags
+        .into_iter()
+        .filter(|(set, _)| *set)
+        .fold(0, |bits, (_, bit)| bits | bit)
 }
 
 /// Attaches a mount at a path in the container, whose last part is made where it is missing.
-fn attach_at(root: &Root, mount: BorrowedFd<'_>, destination: &str, is_directory: bool) -> Result<()> {
+fn attach_at(
+    root: &Root,
+    mount: BorrowedFd<'_>,
+    destination: &str,
+    is_directory: bool,
+) -> Result<()> {
     let path = Path::new(destination);
     let found = match root.locate(path) {
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
-            if is_directory { root.make_dir_all(path, DIRECTORY) } else { root.make_file(path, FILE) }
+            if is_directory {
+                root.make_dir_all(path, DIRECTORY)
+            } else {
+                root.make_file(path, FILE)
+            }
         }
         found => found,
     };

@@ -23,22 +23,37 @@ const FLAGS: [(&str, Option<&str>); 2] = [("volatile", None), ("index", Some("of
 /// The detached overlay.
 pub(super) fn open(rootfs: &Rootfs) -> Result<OwnedFd> {
     if rootfs.lower.is_empty() {
-        return mount::clone_tree(Path::new(&rootfs.upper), false).doing("open_tree", &rootfs.upper);
+        return mount::clone_tree(Path::new(&rootfs.upper), false)
+            .doing("open_tree", &rootfs.upper);
     }
     match by_options(rootfs) {
         // Before Linux 6.5 layers cannot be given one by one, and a value of fsconfig has at most 255 bytes.
-        Err(error) if error.raw_os_error().is_none_or(|errno| errno == libc::EINVAL) => {
+        Err(error)
+            if error
+                .raw_os_error()
+                .is_none_or(|errno| errno == libc::EINVAL) =>
+        {
             let first = error.to_string();
             by_name(rootfs).map_err(|error| io::Error::other(format!("{error}; at first: {first}")))
         }
         result => result,
     }
-    .doing("mount overlay", format!("upper {}, {} layers", rootfs.upper, rootfs.lower.len()))
+    .doing(
+        "mount overlay",
+        format!("upper {}, {} layers", rootfs.upper, rootfs.lower.len()),
+    )
 }
 
 fn by_options(rootfs: &Rootfs) -> io::Result<OwnedFd> {
-    let layers = rootfs.lower.iter().map(|lower| ("lowerdir+", Some(lower.as_str())));
-    let own = [("source", Some("overlay")), ("upperdir", Some(rootfs.upper.as_str())), ("workdir", Some(rootfs.work.as_str()))];
+    let layers = rootfs
+        .lower
+        .iter()
+        .map(|lower| ("lowerdir+", Some(lower.as_str())));
+    let own = [
+        ("source", Some("overlay")),
+        ("upperdir", Some(rootfs.upper.as_str())),
+        ("workdir", Some(rootfs.work.as_str())),
+    ];
     let options: Vec<_> = own.into_iter().chain(layers).chain(FLAGS).collect();
     mount::new_filesystem("overlay", &options, 0)
 }
@@ -55,7 +70,13 @@ fn by_name(rootfs: &Rootfs) -> io::Result<OwnedFd> {
         escaped(&rootfs.upper),
         escaped(&rootfs.work)
     );
-    mount_by_name(Some("overlay"), rootfs.upper.as_str(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    mount_by_name(
+        Some("overlay"),
+        rootfs.upper.as_str(),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )?;
     let tree = mount::clone_tree(Path::new(&rootfs.upper), false)?;
     mount::set_attributes(tree.as_fd(), 0, MsFlags::MS_PRIVATE.bits(), false)?;
     Ok(tree)
@@ -63,5 +84,7 @@ fn by_name(rootfs: &Rootfs) -> io::Result<OwnedFd> {
 
 /// `:` parts layers and `,` parts options.
 fn escaped(path: &str) -> String {
-    path.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+    path.replace('\\', "\\\\")
+        .replace(':', "\\:")
+        .replace(',', "\\,")
 }

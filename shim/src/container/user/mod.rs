@@ -53,13 +53,19 @@ fn select(wanted: &shim::User, passwd: &[u8], group: impl Fn() -> Result<Vec<u8>
     let (uid, entry) = match number(name)? {
         Some(uid) => (uid, database::user_by_id(passwd, uid)),
         None => {
-            let entry = database::user_by_name(passwd, name.as_bytes())
-                .ok_or_else(|| invalid("look up user", name, "the image's /etc/passwd has no user of this name"))?;
+            let entry = database::user_by_name(passwd, name.as_bytes()).ok_or_else(|| {
+                invalid(
+                    "look up user",
+                    name,
+                    "the image's /etc/passwd has no user of this name",
+                )
+            })?;
             (entry.uid, Some(entry))
         }
     };
     let names_groups = entry.as_ref().is_some_and(|_| !wanted.strict_groups);
-    let needs_file = names_groups || group_name.is_some_and(|name| number(name).is_ok_and(|number| number.is_none()));
+    let needs_file = names_groups
+        || group_name.is_some_and(|name| number(name).is_ok_and(|number| number.is_none()));
     let groups_file = if needs_file { group()? } else { Vec::new() };
     let gid = match (wanted.gid, group_name) {
         (Some(gid), _) => gid,
@@ -74,31 +80,47 @@ fn select(wanted: &shim::User, passwd: &[u8], group: impl Fn() -> Result<Vec<u8>
     groups.sort_unstable();
     groups.dedup();
     check(uid, gid, &groups)?;
-    Ok(User { identity: Identity { uid, gid, groups }, home: home(entry.as_ref()) })
+    Ok(User {
+        identity: Identity { uid, gid, groups },
+        home: home(entry.as_ref()),
+    })
 }
 
 /// The home directory of a user whose id is known.
 pub(super) fn home_of(root: &Root, uid: u32) -> Result<Vec<u8>> {
-    Ok(home(database::user_by_id(&read(root, PASSWD)?, uid).as_ref()))
+    Ok(home(
+        database::user_by_id(&read(root, PASSWD)?, uid).as_ref(),
+    ))
 }
 
 fn home(entry: Option<&Entry<'_>>) -> Vec<u8> {
-    let home = entry.map(|entry| entry.home).filter(|home| !home.is_empty() && home.len() <= MAX_HOME);
+    let home = entry
+        .map(|entry| entry.home)
+        .filter(|home| !home.is_empty() && home.len() <= MAX_HOME);
     home.unwrap_or(b"/").to_vec()
 }
 
 fn group_id(file: &[u8], name: &str) -> Result<u32> {
     match number(name)? {
         Some(gid) => Ok(gid),
-        None => database::group_by_name(file, name.as_bytes())
-            .ok_or_else(|| invalid("look up group", name, "the image's /etc/group has no group of this name")),
+        None => database::group_by_name(file, name.as_bytes()).ok_or_else(|| {
+            invalid(
+                "look up group",
+                name,
+                "the image's /etc/group has no group of this name",
+            )
+        }),
     }
 }
 
 fn check(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     match [uid, gid].iter().chain(groups).find(|id| **id > MAX_ID) {
         Some(id) => Err(invalid("look up user", id, format!("ids go to {MAX_ID}"))),
-        None if groups.len() > MAX_GROUPS => Err(invalid("look up user", uid, format!("more than {MAX_GROUPS} groups"))),
+        None if groups.len() > MAX_GROUPS => Err(invalid(
+            "look up user",
+            uid,
+            format!("more than {MAX_GROUPS} groups"),
+        )),
         None => Ok(()),
     }
 }
@@ -127,9 +149,16 @@ fn read(root: &Root, path: &str) -> Result<Vec<u8>> {
         return Err(invalid("read the image's", path, "it is not a file"));
     }
     let mut text = Vec::new();
-    File::from(file).take(MAX_FILE + 1).read_to_end(&mut text).doing("read the image's", path)?;
+    File::from(file)
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut text)
+        .doing("read the image's", path)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(invalid("read the image's", path, format!("it has more than {MAX_FILE} bytes")));
+        return Err(invalid(
+            "read the image's",
+            path,
+            format!("it has more than {MAX_FILE} bytes"),
+        ));
     }
     Ok(text)
 }
@@ -143,17 +172,31 @@ mod tests {
     use super::*;
 
     const USERS: &[u8] = b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/usr/sbin:\n1234:x:0:0::/evil:\nweb:x:33:44::/www:\n";
-    const GROUPS: &[u8] = b"root:x:0:\nwheel:x:10:root\ndaemon:x:1:\nwww:x:44:\nlogs:x:50:sync,web\n";
+    const GROUPS: &[u8] =
+        b"root:x:0:\nwheel:x:10:root\ndaemon:x:1:\nwww:x:44:\nlogs:x:50:sync,web\n";
 
     fn user(spec: &str) -> shim::User {
-        shim::User { spec: spec.into(), ..shim::User::default() }
+        shim::User {
+            spec: spec.into(),
+            ..shim::User::default()
+        }
     }
 
     #[track_caller]
     fn check(wanted: &shim::User, uid: u32, gid: u32, groups: &[u32], home: &str) {
         let found = select(wanted, USERS, || Ok(GROUPS.to_vec())).unwrap();
-        let identity = Identity { uid, gid, groups: groups.to_vec() };
-        assert_eq!(found, User { identity, home: home.into() });
+        let identity = Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+        };
+        assert_eq!(
+            found,
+            User {
+                identity,
+                home: home.into()
+            }
+        );
     }
 
     #[test]
@@ -166,15 +209,31 @@ mod tests {
         check(&user("33"), 33, 44, &[44, 50], "/www");
         check(&user("web:logs"), 33, 50, &[50], "/www");
         check(&user("5:www"), 5, 44, &[44], "/");
-        let more = shim::User { supplemental_groups: vec![1234, 1], ..user("") };
+        let more = shim::User {
+            supplemental_groups: vec![1234, 1],
+            ..user("")
+        };
         check(&more, 0, 0, &[0, 1, 10, 1234], "/root");
     }
 
     #[test]
     fn a_strict_list_and_a_gid_win() {
-        let strict = shim::User { supplemental_groups: vec![7], strict_groups: true, ..user("web") };
+        let strict = shim::User {
+            supplemental_groups: vec![7],
+            strict_groups: true,
+            ..user("web")
+        };
         check(&strict, 33, 44, &[7, 44], "/www");
-        check(&shim::User { gid: Some(99), ..user("web") }, 33, 99, &[50, 99], "/www");
+        check(
+            &shim::User {
+                gid: Some(99),
+                ..user("web")
+            },
+            33,
+            99,
+            &[50, 99],
+            "/www",
+        );
     }
 
     #[track_caller]

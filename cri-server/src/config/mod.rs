@@ -1,0 +1,366 @@
+//! The daemon's configuration: defaults, then the file, then flags.
+
+mod flags;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use flags::Flags;
+use serde::{Deserialize, Serialize};
+
+/// The documented defaults, as `corten config default` prints them.
+pub(crate) const DEFAULT: &str = include_str!("default.toml");
+pub(crate) const DEFAULT_PATH: &str = "/etc/corten/config.toml";
+
+/// A file of more bytes is not a configuration.
+const MAX_FILE: u64 = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    socket: PathBuf,
+    pub(crate) certs_dir: PathBuf,
+    pub(crate) netns_dir: PathBuf,
+    pub(crate) cgroup_driver: CgroupDriver,
+    shim: PathBuf,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: LogLevel,
+    pub(crate) cni: Cni,
+    pub(crate) image: Image,
+    pub(crate) container: Container,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cni {
+    pub(crate) conf_dir: PathBuf,
+    pub(crate) bin_dirs: Vec<PathBuf>,
+    cache_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) builtin: bool,
+    pub(crate) dev_network: bool,
+    /// Seconds.
+    pub(crate) plugin_timeout: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Image {
+    pub(crate) max_concurrent_downloads: usize,
+    /// Seconds.
+    pub(crate) pull_progress_timeout: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Container {
+    pub(crate) pids_limit: u32,
+    /// Bytes.
+    pub(crate) log_line_max: u32,
+    pub(crate) nofile_soft: u64,
+    pub(crate) nofile_hard: u64,
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub(crate) enum CgroupDriver {
+    Cgroupfs,
+}
+
+impl TryFrom<String> for CgroupDriver {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "cgroupfs" => Ok(Self::Cgroupfs),
+            "systemd" => Err("cgroup driver \"systemd\" is not built yet: set the kubelet and this key to \"cgroupfs\"".into()),
+            _ => Err(format!("cgroup driver {name:?} is not known: want \"cgroupfs\"")),
+        }
+    }
+}
+
+impl From<CgroupDriver> for &'static str {
+    fn from(driver: CgroupDriver) -> Self {
+        match driver {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("read {path}")]
+    Read {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("{path} is larger than {MAX_FILE} bytes")]
+    Size { path: String },
+    #[error("{path}: {source}")]
+    Parse {
+        path: String,
+        source: Box<toml::de::Error>,
+    },
+    #[error("{key} = {value:?}: {reason}")]
+    Value {
+        key: &'static str,
+        value: String,
+        reason: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads `path`, or the default path where a file is there, and puts `flags` over it.
+    pub(crate) fn load(path: Option<&Path>, flags: &Flags) -> Result<Self, Error> {
+        let mut config = match path {
+            Some(path) => Self::read(path)?,
+            None if Path::new(DEFAULT_PATH).exists() => Self::read(Path::new(DEFAULT_PATH))?,
+            None => Self::default(),
+        };
+        flags.apply(&mut config);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, Error> {
+        let name = || path.display().to_string();
+        let read = |source| Error::Read {
+            path: name(),
+            source,
+        };
+        if fs::metadata(path).map_err(read)?.len() > MAX_FILE {
+            return Err(Error::Size { path: name() });
+        }
+        let text = fs::read_to_string(path).map_err(read)?;
+        toml::from_str(&text).map_err(|source| Error::Parse {
+            path: name(),
+            source: Box::new(source),
+        })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let paths = [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("certs_dir", &self.certs_dir),
+            ("netns_dir", &self.netns_dir),
+            ("cni.conf_dir", &self.cni.conf_dir),
+            ("cni.data_dir", &self.cni.data_dir),
+        ];
+        for (key, path) in paths {
+            if !path.is_absolute() {
+                return Err(invalid(key, path.display(), "want an absolute path"));
+            }
+        }
+        if self.root.starts_with(&self.state) || self.state.starts_with(&self.root) {
+            return Err(invalid(
+                "state",
+                self.state.display(),
+                "root and state must not lie in one another",
+            ));
+        }
+        if !(1..=64).contains(&self.image.max_concurrent_downloads) {
+            let value = self.image.max_concurrent_downloads;
+            return Err(invalid(
+                "image.max_concurrent_downloads",
+                value,
+                "want 1 to 64",
+            ));
+        }
+        if !(256..=1 << 20).contains(&self.container.log_line_max) {
+            return Err(invalid(
+                "container.log_line_max",
+                self.container.log_line_max,
+                "want 256 to 1048576 bytes",
+            ));
+        }
+        if self.container.nofile_soft > self.container.nofile_hard {
+            return Err(invalid(
+                "container.nofile_soft",
+                self.container.nofile_soft,
+                "must not exceed nofile_hard",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The path of the socket, without scheme.
+    pub(crate) fn socket(&self) -> PathBuf {
+        if self.socket.as_os_str().is_empty() {
+            self.state.join("corten.sock")
+        } else {
+            without_scheme(&self.socket)
+        }
+    }
+
+    pub(crate) fn cni_cache_dir(&self) -> PathBuf {
+        if self.cni.cache_dir.as_os_str().is_empty() {
+            self.root.join("cni")
+        } else {
+            self.cni.cache_dir.clone()
+        }
+    }
+
+    /// The shim's binary, if one is configured.
+    pub(crate) fn shim(&self) -> Option<&Path> {
+        (!self.shim.as_os_str().is_empty()).then_some(&*self.shim)
+    }
+}
+
+fn invalid(key: &'static str, value: impl ToString, reason: &'static str) -> Error {
+    Error::Value {
+        key,
+        value: value.to_string(),
+        reason,
+    }
+}
+
+/// Takes `unix://` away, which `crictl` and the kubelet want and paths have not.
+pub(crate) fn without_scheme(socket: &Path) -> PathBuf {
+    match socket
+        .to_str()
+        .and_then(|text| text.strip_prefix("unix://"))
+    {
+        Some(path) => path.into(),
+        None => socket.into(),
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/corten".into(),
+            state: "/run/corten".into(),
+            socket: PathBuf::new(),
+            certs_dir: "/etc/corten/certs.d".into(),
+            netns_dir: "/run/netns".into(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
+            shim: PathBuf::new(),
+            log_format: LogFormat::Text,
+            log_level: LogLevel::Info,
+            cni: Cni::default(),
+            image: Image::default(),
+            container: Container::default(),
+        }
+    }
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cache_dir: PathBuf::new(),
+            data_dir: "/var/lib/cni/networks".into(),
+            builtin: true,
+            dev_network: false,
+            plugin_timeout: 60,
+        }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            max_concurrent_downloads: 3,
+            pull_progress_timeout: 300,
+        }
+    }
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            pids_limit: 0,
+            log_line_max: 16384,
+            nofile_soft: 1024,
+            nofile_hard: 524_288,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_defaults_are_the_defaults() {
+        assert_eq!(
+            toml::from_str::<Config>(DEFAULT).unwrap(),
+            Config::default()
+        );
+    }
+
+    #[test]
+    fn the_printed_defaults_name_every_key() {
+        let printed: toml::Table = toml::from_str(DEFAULT).unwrap();
+        let known = toml::Table::try_from(Config::default()).unwrap();
+        assert_eq!(printed, known);
+    }
+
+    #[test]
+    fn a_wrong_key_is_told_with_its_line() {
+        let error = toml::from_str::<Config>("root = \"/a\"\nrooot = \"/b\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2") && error.contains("rooot"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_driver_that_is_not_built_is_refused() {
+        let error = toml::from_str::<Config>("cgroup_driver = \"systemd\"")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("not built yet"), "{error}");
+    }
+
+    #[test]
+    fn a_relative_root_is_refused_by_name() {
+        let config = Config {
+            root: "data".into(),
+            ..Config::default()
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("root =")
+        );
+    }
+
+    #[test]
+    fn a_socket_may_have_a_scheme() {
+        let config = Config {
+            socket: "unix:///run/x.sock".into(),
+            ..Config::default()
+        };
+        assert_eq!(config.socket(), Path::new("/run/x.sock"));
+    }
+}

@@ -1,0 +1,276 @@
+//! Making a container, up to the point before its program is run: plan, write down, start the shim, record, publish.
+
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::Arc,
+};
+
+use corten_image::{Image, LayerHold};
+use corten_proto::{
+    cri::{self, NamespaceMode},
+    layout,
+    record::{self, Resource, resource::Kind},
+    shim::Plan,
+};
+
+use super::{Container, State, exit, name};
+use crate::{
+    blocking::blocking,
+    clock,
+    context::Context,
+    error::{At, Error, Result},
+    operation::{Hash, attempt},
+    pod::{self, Pod},
+    record_file, spec,
+};
+
+/// Makes a container in `pod` and returns its id. As with pods, one of this name whose id nobody has used yet is given
+/// again for an equal request, and makes room for a different one.
+pub(crate) async fn create(
+    cx: Arc<Context>,
+    pod: Arc<Pod>,
+    config: cri::ContainerConfig,
+    hash: Hash,
+) -> Result<String> {
+    pod.check_ready()?;
+    if let Some(there) = cx.store.container_named(
+        &pod.record.id,
+        &config.metadata.as_ref().map(name).unwrap_or_default(),
+    ) {
+        if there.is_known() {
+            return Err(Error::Exists {
+                kind: "container",
+                name: there.name.clone(),
+                id: there.record.id.clone(),
+            });
+        }
+        if there.record.request_hash == hash && there.state() == State::Created {
+            return Ok(there.record.id.clone());
+        }
+        super::remove::remove(&cx, &there).await?;
+    }
+
+    let draft = draft(&cx, pod, config, hash)?;
+    let plan = plan(&cx, &draft).await?;
+    let record = draft.record(&cx, &plan);
+    let entry = cx
+        .ledger
+        .begin("CreateContainer", &draft.id, &record.resources)?;
+    let (id, resources) = (draft.id.clone(), record.resources.clone());
+    let made = attempt(
+        &cx.undo,
+        entry,
+        &resources,
+        make(Arc::clone(&cx), plan, record, draft.layers),
+    )
+    .await;
+    made.map_err(|failed| failed.error)?;
+    Ok(id)
+}
+
+/// A container that is about to be made.
+struct Draft {
+    id: String,
+    pod: Arc<Pod>,
+    config: cri::ContainerConfig,
+    image: Arc<Image>,
+    layers: LayerHold,
+    hash: Hash,
+}
+
+fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) -> Result<Draft> {
+    let reference = config
+        .image
+        .as_ref()
+        .map(|spec| spec.image.as_str())
+        .unwrap_or_default();
+    if reference.is_empty() {
+        return Err(Error::invalid("config.image.image", "is empty"));
+    }
+    let image = cx
+        .images
+        .resolve(reference)
+        .ok_or_else(|| Error::not_found("image", reference))?;
+    // Removed between the two looks.
+    let layers = cx
+        .images
+        .hold(&image)
+        .ok_or_else(|| Error::not_found("image", reference))?;
+    Ok(Draft {
+        id: crate::identity::random_id()?,
+        pod,
+        config,
+        image,
+        layers,
+        hash,
+    })
+}
+
+impl Draft {
+    fn record(&self, cx: &Context, plan: &Plan) -> record::Container {
+        let cgroup = plan
+            .cgroup
+            .as_ref()
+            .map(|cgroup| cgroup.path.clone())
+            .unwrap_or_default();
+        let state_dir = layout::container_state(&cx.config.state, &self.id);
+        let root_dir = layout::container_root(&cx.config.root, &self.id);
+        let resources = [
+            Kind::Directory(state_dir.display().to_string()),
+            Kind::Directory(root_dir.display().to_string()),
+            Kind::Cgroup(cgroup.clone()),
+            Kind::Shim(self.id.clone()),
+        ];
+        record::Container {
+            id: self.id.clone(),
+            pod_id: self.pod.record.id.clone(),
+            config: Some(self.config.clone()),
+            image_id: self.image.id.clone(),
+            image_ref: self
+                .image
+                .repo_digests
+                .first()
+                .unwrap_or(&self.image.id)
+                .clone(),
+            created_at_ns: clock::unix_nanos(),
+            layers: self.layers.names().to_vec(),
+            stop_signal: spec::stop_signal(&self.config, &self.image.config),
+            cgroup,
+            request_hash: self.hash.to_vec(),
+            resources: resources
+                .into_iter()
+                .map(|kind| Resource { kind: Some(kind) })
+                .collect(),
+            boot_id: cx.boot_id.clone(),
+            log_path: plan
+                .log
+                .as_ref()
+                .map(|log| log.path.clone())
+                .unwrap_or_default(),
+            mounts: plan.mounts.clone(),
+            ..record::Container::default()
+        }
+    }
+}
+
+async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
+    let options = pod::namespace_options(draft.pod.config());
+    let paths = pod::run::Paths::of(cx, &draft.pod.record.id, &options);
+    let pod_state = layout::pod_state(&cx.config.state, &draft.pod.record.id);
+    let pod = spec::Pod {
+        id: &draft.pod.record.id,
+        config: draft.pod.config(),
+        state_dir: &pod_state,
+        netns: paths.net.as_deref(),
+        ipc: paths.ipc.as_deref(),
+        uts: paths.uts.as_deref(),
+        pid: paths.pid.as_deref(),
+        cgroup_parent: &draft.pod.record.cgroup_parent,
+    };
+    let seccomp_profile = match spec::seccomp_localhost_path(&draft.config)? {
+        Some(path) => Some(blocking(move || Ok(spec::read_seccomp_profile(&path)?)).await?),
+        None => None,
+    };
+    let container = spec::Container {
+        id: &draft.id,
+        config: &draft.config,
+        image: &draft.image.config,
+        lower: draft.layers.lower_dirs(),
+        root_dir: &layout::container_root(&cx.config.root, &draft.id),
+        state_dir: &layout::container_state(&cx.config.state, &draft.id),
+        target_pid: target_pid(cx, draft)?,
+        seccomp_profile: seccomp_profile.as_deref(),
+    };
+    Ok(spec::plan(&cx.host, &pod, &container, &cx.defaults)?)
+}
+
+/// The init of the container whose PID namespace this one joins (CRI, NamespaceMode TARGET).
+fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
+    let context = draft
+        .config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    let Some(options) = context.and_then(|context| context.namespace_options.as_ref()) else {
+        return Ok(None);
+    };
+    if options.pid() != NamespaceMode::Target {
+        return Ok(None);
+    }
+    let field = "config.linux.security_context.namespace_options.target_id";
+    let target = cx
+        .store
+        .container(&options.target_id)
+        .map_err(|error| Error::invalid(field, error.to_string()))?;
+    if target.record.pod_id != draft.pod.record.id {
+        return Err(Error::invalid(
+            field,
+            format!("container {} is in another pod", options.target_id),
+        ));
+    }
+    match target.state() {
+        State::Running { .. } => Ok(Some(target.record.init_pid)),
+        _ => Err(Error::invalid(
+            field,
+            format!("container {} does not run", options.target_id),
+        )),
+    }
+}
+
+async fn make(
+    cx: Arc<Context>,
+    plan: Plan,
+    mut record: record::Container,
+    layers: LayerHold,
+) -> Result<()> {
+    let state_dir = layout::container_state(&cx.config.state, &record.id);
+    let root_dir = layout::container_root(&cx.config.root, &record.id);
+    let dirs = (state_dir.clone(), root_dir);
+    blocking(move || create_dirs(&dirs.0, &dirs.1)).await?;
+
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| Error::Shim { doing, source }
+    };
+    let (client, events) = cx
+        .launcher
+        .start(&record.id, &state_dir)
+        .await
+        .map_err(failed("start the container's shim"))?;
+    let events = tokio::spawn(events.end());
+    let created = client
+        .create(plan, cx.launcher.template())
+        .await
+        .map_err(failed("create the container's environment"))?;
+    for warning in &created.warnings {
+        tracing::warn!(container = %record.id, warning, "the host does not allow everything that the container asks for");
+    }
+    record.init_pid = created.init_pid;
+    record.user = created.identity;
+    record_file::write(&super::record_path(&cx, &record.id), &record)?;
+
+    let container = Arc::new(Container::new(record, State::Created, Some(layers)));
+    container.set_shim(Some(Arc::new(client)));
+    cx.store.publish_container(Arc::clone(&container))?;
+    tokio::spawn(exit::supervise(cx, container, events));
+    Ok(())
+}
+
+/// upper and work are new for every attempt: a volatile overlay refuses a used workdir (overlayfs.rst, "Volatile mount").
+fn create_dirs(state_dir: &Path, root_dir: &Path) -> Result<()> {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(state_dir)
+        .at("create", state_dir)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(root_dir)
+        .at("create", root_dir)?;
+    for name in ["upper", "work"] {
+        let dir = root_dir.join(name);
+        fs::create_dir(&dir).at("create", &dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Containers: what is known of one, and its state.
+//!
+//! ```text
+//!            create           start             exited           remove
+//!   (none) ---------> Created ------> Running ---------> Exited ------> (none)
+//!                        |                                 ^
+//!                        +-- start failed, stopped, lost --+
+//! ```
+
+pub(crate) mod create;
+pub(crate) mod exit;
+pub(crate) mod remove;
+pub(crate) mod start;
+pub(crate) mod stop;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use corten_image::LayerHold;
+use corten_proto::{cri, record, shim::Exited};
+use tokio::sync::watch;
+
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    record_file, shim,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    Created,
+    /// Unix time in nanoseconds.
+    Running {
+        started_at: i64,
+    },
+    /// `started_at` is 0 for a container that never ran.
+    Exited {
+        started_at: i64,
+        exit: Exited,
+        reason: String,
+    },
+}
+
+/// A published container. The record is as it was at its creation; what changes is in `state`.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) record: record::Container,
+    /// See [`name`].
+    pub(crate) name: String,
+    state: watch::Sender<State>,
+    /// `None` once the shim has ended.
+    shim: Mutex<Option<Arc<shim::Client>>>,
+    /// Keeps the layers below the root file system.
+    _layers: Option<LayerHold>,
+    /// A later call has named the id, so the answer to CreateContainer has arrived.
+    known: AtomicBool,
+    /// Somebody waited for StartContainer's answer to the end.
+    start_answered: AtomicBool,
+}
+
+impl Container {
+    pub(crate) fn new(record: record::Container, state: State, layers: Option<LayerHold>) -> Self {
+        let config = record.config.as_ref();
+        let name = config
+            .and_then(|config| config.metadata.as_ref())
+            .map(name)
+            .unwrap_or_default();
+        let (state, _) = watch::channel(state);
+        Self {
+            record,
+            name,
+            state,
+            shim: Mutex::new(None),
+            _layers: layers,
+            known: AtomicBool::new(false),
+            start_answered: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &cri::ContainerConfig {
+        static NONE: std::sync::OnceLock<cri::ContainerConfig> = std::sync::OnceLock::new();
+        self.record
+            .config
+            .as_ref()
+            .unwrap_or_else(|| NONE.get_or_init(Default::default))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn is_exited(&self) -> bool {
+        matches!(*self.state.borrow(), State::Exited { .. })
+    }
+
+    /// Waits for the end of the container.
+    pub(crate) async fn exited(&self) {
+        // The sender is ours, so that the channel is never closed.
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| matches!(state, State::Exited { .. }))
+            .await;
+    }
+
+    /// Takes the next state, unless the container has exited: nothing comes after that. Returns whether it was taken.
+    pub(crate) fn advance(&self, next: State) -> bool {
+        self.state.send_if_modified(|state| {
+            let may = !matches!(state, State::Exited { .. });
+            if may {
+                *state = next;
+            }
+            may
+        })
+    }
+
+    /// The connection to the shim.
+    pub(crate) fn shim(&self) -> Option<Arc<shim::Client>> {
+        self.shim
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_shim(&self, client: Option<Arc<shim::Client>>) {
+        *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    /// The shim of a container that runs.
+    pub(crate) fn running_shim(&self) -> Result<Arc<shim::Client>> {
+        let state = match &*self.state.borrow() {
+            State::Running { .. } => "running",
+            State::Created => "created",
+            State::Exited { .. } => "exited",
+        };
+        match self.shim() {
+            Some(shim) if state == "running" => Ok(shim),
+            _ => Err(self.in_state(state, "it must be running")),
+        }
+    }
+
+    pub(crate) fn in_state(&self, state: &'static str, need: &'static str) -> Error {
+        Error::State {
+            subject: format!("container {}", self.record.id),
+            state,
+            need,
+        }
+    }
+
+    pub(crate) fn set_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_start_answered(&self) {
+        self.start_answered.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_start_answered(&self) -> bool {
+        self.start_answered.load(Ordering::Relaxed)
+    }
+
+    /// Writes the record as it is now.
+    pub(crate) fn save(&self, cx: &Context) -> Result<()> {
+        let mut record = self.record.clone();
+        match self.state() {
+            State::Created => {}
+            State::Running { started_at } => record.started_at_ns = started_at,
+            State::Exited {
+                started_at,
+                exit,
+                reason,
+            } => {
+                record.started_at_ns = started_at;
+                record.exit = Some(exit);
+                record.reason = reason;
+            }
+        }
+        record_file::write(&record_path(cx, &record.id), &record)
+    }
+}
+
+/// `<root>/containers/<id>/record`.
+pub(crate) fn record_path(cx: &Context, id: &str) -> PathBuf {
+    corten_proto::layout::container_root(&cx.config.root, id).join("record")
+}
+
+/// What tells one container of a pod from another: name and attempt (CRI, ContainerMetadata).
+pub(crate) fn name(metadata: &cri::ContainerMetadata) -> String {
+    format!("{} attempt {}", metadata.name, metadata.attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32) -> State {
+        State::Exited {
+            started_at: 1,
+            exit: Exited {
+                code,
+                ..Exited::default()
+            },
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_comes_after_exited() {
+        let container = Container::new(record::Container::default(), State::Created, None);
+        assert!(container.advance(State::Running { started_at: 1 }));
+        assert!(container.advance(exited(3)));
+        assert!(!container.advance(State::Running { started_at: 2 }));
+        assert!(!container.advance(exited(4)));
+        assert_eq!(container.state(), exited(3));
+    }
+}

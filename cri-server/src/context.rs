@@ -1,0 +1,49 @@
+//! The handles that operations work with. It has next to no methods: behaviour lives in the modules that it is given to.
+
+use std::sync::{Mutex, PoisonError};
+
+use corten_cni::Cni;
+use corten_image::ImageService;
+
+use crate::{
+    config::Config,
+    operation::{Ledger, Operations, Undo},
+    shim::Launcher,
+    spec,
+    store::Store,
+};
+
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    /// See [`crate::identity::instance`].
+    pub(crate) instance: String,
+    pub(crate) boot_id: String,
+    pub(crate) host: spec::Host,
+    pub(crate) defaults: spec::Defaults,
+    pub(crate) store: Store,
+    pub(crate) operations: Operations,
+    pub(crate) ledger: Ledger,
+    pub(crate) undo: Undo,
+    pub(crate) cni: Cni,
+    pub(crate) images: ImageService,
+    pub(crate) launcher: Launcher,
+    /// What an operator should know and what did not stop the start.
+    pub(crate) conditions: Mutex<Vec<String>>,
+}
+
+impl Context {
+    /// The parent of containers whose pod names none.
+    pub(crate) fn cgroup_root(&self) -> String {
+        format!("/corten/{}", self.instance)
+    }
+
+    /// Tells the operator, by the log and by Status.
+    pub(crate) fn add_condition(&self, text: String) {
+        tracing::warn!(condition = text, "something is not as it should be");
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text);
+    }
+}

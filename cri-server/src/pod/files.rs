@@ -1,0 +1,67 @@
+//! A pod's files below `<state>/pods/<id>`, which its containers get as bind mounts: shm, hostname, resolv.conf, hosts.
+
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+use nix::mount::{MsFlags, mount};
+
+use super::run::Plan;
+use crate::{
+    error::{At, Result},
+    spec,
+};
+
+/// As Docker and containerd have it.
+const SHM: &str = "mode=1777,size=65536k";
+/// The file behind resolved's stub, which no other network namespace can reach.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+const STUB: &str = "127.0.0.53";
+
+/// Makes the directory and everything in it that needs no address.
+pub(crate) fn create(plan: &Plan) -> Result<()> {
+    let dir = &plan.state_dir;
+    DirBuilder::new()
+        .mode(0o711)
+        .create(dir)
+        .at("create", dir)?;
+    let pins = dir.join("ns");
+    fs::create_dir(&pins).at("create", &pins)?;
+    if let Some(shm) = &plan.paths.shm {
+        fs::create_dir(shm).at("create", shm)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("shm"), shm, Some("tmpfs"), flags, Some(SHM)).at("mount a tmpfs on", shm)?;
+    }
+    write(dir, "hostname", &format!("{}\n", plan.hostname))?;
+    let resolv_conf = match spec::resolv_conf(plan.config.dns_config.as_ref()) {
+        Some(text) => text,
+        None => host_resolv_conf()?,
+    };
+    write(dir, "resolv.conf", &resolv_conf)
+}
+
+/// Writes the hosts file for containers that bring none.
+pub(crate) fn write_hosts(plan: &Plan, ips: &[String]) -> Result<()> {
+    if plan.paths.net.is_none() {
+        let host = Path::new("/etc/hosts");
+        let text = fs::read_to_string(host).unwrap_or_default();
+        return write(&plan.state_dir, "hosts", &text);
+    }
+    write(&plan.state_dir, "hosts", &spec::hosts(&plan.hostname, ips))
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = dir.join(name);
+    fs::write(&path, text).at("write", &path)
+}
+
+/// A host without the file gives its pods an empty one.
+fn host_resolv_conf() -> Result<String> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if text.contains(STUB) && Path::new(RESOLVED).exists() {
+        return fs::read_to_string(RESOLVED).at("read", Path::new(RESOLVED));
+    }
+    Ok(text)
+}

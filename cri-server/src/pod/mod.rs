@@ -1,0 +1,153 @@
+//! Pod sandboxes: what is known of one, and its state.
+//!
+//! ```text
+//!            run           stop, reboot          remove
+//!   (none) ------> Ready --------------> NotReady ------> (none)
+//! ```
+
+pub(crate) mod files;
+pub(crate) mod init;
+pub(crate) mod namespaces;
+pub(crate) mod remove;
+pub(crate) mod run;
+pub(crate) mod stop;
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use corten_proto::{cri, record};
+
+use crate::error::{Error, Result};
+
+/// A published pod. The record is as it was at its creation but for `stopped`.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) record: record::Pod,
+    /// See [`name`].
+    pub(crate) name: String,
+    stopped: AtomicBool,
+    /// A later call has named the id, so the answer to RunPodSandbox has arrived.
+    known: AtomicBool,
+}
+
+impl Pod {
+    pub(crate) fn new(record: record::Pod) -> Self {
+        let config = record.config.as_ref();
+        let name = config
+            .and_then(|config| config.metadata.as_ref())
+            .map(name)
+            .unwrap_or_default();
+        let stopped = AtomicBool::new(record.stopped);
+        Self {
+            record,
+            name,
+            stopped,
+            known: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &cri::PodSandboxConfig {
+        static NONE: std::sync::OnceLock<cri::PodSandboxConfig> = std::sync::OnceLock::new();
+        self.record
+            .config
+            .as_ref()
+            .unwrap_or_else(|| NONE.get_or_init(Default::default))
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.stopped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check_ready(&self) -> Result<()> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        let subject = format!("pod sandbox {}", self.record.id);
+        Err(Error::State {
+            subject,
+            state: "not ready",
+            need: "it was stopped; make a new one",
+        })
+    }
+
+    /// From now on no container is added.
+    pub(crate) fn set_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// The record as it is to be written now.
+    pub(crate) fn to_record(&self) -> record::Pod {
+        record::Pod {
+            stopped: !self.is_ready(),
+            ..self.record.clone()
+        }
+    }
+
+    pub(crate) fn state(&self) -> cri::PodSandboxState {
+        if self.is_ready() {
+            cri::PodSandboxState::SandboxReady
+        } else {
+            cri::PodSandboxState::SandboxNotready
+        }
+    }
+
+    /// Where the pod's network namespace is pinned; `None` on the host's network.
+    pub(crate) fn netns(&self) -> Option<PathBuf> {
+        self.record
+            .resources
+            .iter()
+            .find_map(|resource| match &resource.kind {
+                Some(record::resource::Kind::Network(network)) => {
+                    Some(PathBuf::from(&network.netns))
+                }
+                _ => None,
+            })
+    }
+}
+
+/// What tells one pod from another: namespace, name, uid and attempt (CRI, PodSandboxMetadata).
+pub(crate) fn name(metadata: &cri::PodSandboxMetadata) -> String {
+    format!(
+        "{}/{} uid {} attempt {}",
+        metadata.namespace, metadata.name, metadata.uid, metadata.attempt
+    )
+}
+
+/// The namespaces that a pod asks for.
+pub(crate) fn namespace_options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+    let context = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    context
+        .and_then(|context| context.namespace_options.clone())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_have_different_names() {
+        let first = cri::PodSandboxMetadata {
+            name: "a".into(),
+            ..Default::default()
+        };
+        let second = cri::PodSandboxMetadata {
+            attempt: 1,
+            ..first.clone()
+        };
+        assert_ne!(name(&first), name(&second));
+    }
+}

@@ -1,0 +1,239 @@
+//! Making a pod: plan everything, write it down, make it, publish it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use corten_proto::{
+    cri::{self, NamespaceMode},
+    layout,
+    record::{self, Network, Resource, resource::Kind},
+};
+use corten_sys::cgroup::Cgroup;
+
+use super::{Pod, files, init, name, namespace_options, namespaces};
+use crate::{
+    blocking::blocking,
+    clock,
+    context::Context,
+    error::{Error, Result},
+    network,
+    operation::{Hash, attempt},
+    record_file, spec,
+};
+
+/// A pod that is about to be made.
+pub(crate) struct Plan {
+    pub(crate) id: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) hostname: String,
+    pub(crate) config: cri::PodSandboxConfig,
+    pub(crate) sysctls: Vec<(PathBuf, String)>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) paths: Paths,
+}
+
+/// Where the pod's namespaces are pinned; `None` for the host's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Paths {
+    pub(crate) net: Option<PathBuf>,
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) uts: Option<PathBuf>,
+    pub(crate) pid: Option<PathBuf>,
+    pub(crate) shm: Option<PathBuf>,
+}
+
+impl Paths {
+    /// The paths of pod `id` as its namespace options ask for them (CRI, NamespaceOption).
+    pub(crate) fn of(cx: &Context, id: &str, options: &cri::NamespaceOption) -> Self {
+        let state_dir = layout::pod_state(&cx.config.state, id);
+        let pin = |name: &str| state_dir.join("ns").join(name);
+        let own_network = options.network() != NamespaceMode::Node;
+        let own_ipc = options.ipc() != NamespaceMode::Node;
+        Self {
+            net: own_network.then(|| {
+                cx.config
+                    .netns_dir
+                    .join(format!("corten-{}-{}", cx.instance, &id[..16]))
+            }),
+            ipc: own_ipc.then(|| pin("ipc")),
+            // A pod on the host's network has the host's name.
+            uts: own_network.then(|| pin("uts")),
+            pid: (options.pid() == NamespaceMode::Pod).then(|| pin("pid")),
+            shm: own_ipc.then(|| state_dir.join("shm")),
+        }
+    }
+}
+
+/// Makes a pod and returns its id. A pod of this name whose id nobody has used yet is the answer of an earlier attempt: it
+/// is given again for an equal request, and makes room for a different one.
+pub(crate) async fn run(
+    cx: Arc<Context>,
+    request: cri::RunPodSandboxRequest,
+    hash: Hash,
+) -> Result<String> {
+    let config = request.config.unwrap_or_default();
+    if let Some(pod) = cx
+        .store
+        .pod_named(&config.metadata.as_ref().map(name).unwrap_or_default())
+    {
+        if pod.is_known() {
+            return Err(Error::Exists {
+                kind: "pod sandbox",
+                name: pod.name.clone(),
+                id: pod.record.id.clone(),
+            });
+        }
+        if pod.record.request_hash == hash && pod.is_ready() {
+            return Ok(pod.record.id.clone());
+        }
+        super::remove::remove(&cx, &pod).await?;
+    }
+
+    let plan = plan(&cx, config)?;
+    let entry = cx
+        .ledger
+        .begin("RunPodSandbox", &plan.id, &plan.resources)?;
+    let mut record = record::Pod {
+        id: plan.id.clone(),
+        config: Some(plan.config.clone()),
+        runtime_handler: request.runtime_handler,
+        created_at_ns: clock::unix_nanos(),
+        cgroup_parent: cgroup_parent(&cx, &plan.config),
+        request_hash: hash.to_vec(),
+        resources: plan.resources.clone(),
+        boot_id: cx.boot_id.clone(),
+        ..record::Pod::default()
+    };
+    let (made, act_cx) = (record.clone(), Arc::clone(&cx));
+    match attempt(&cx.undo, entry, &record.resources, make(act_cx, plan, made)).await {
+        Ok(pod) => {
+            let id = pod.record.id.clone();
+            tracing::info!(sandbox = %id, name = pod.name, "pod sandbox is ready");
+            Ok(id)
+        }
+        Err(failed) => {
+            if failed.is_left_over() {
+                // Something of it is still there: it stays in sight, so that the kubelet has it removed.
+                record.stopped = true;
+                publish(&cx, Pod::new(record))?;
+            }
+            Err(failed.error)
+        }
+    }
+}
+
+fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
+    let id = crate::identity::random_id()?;
+    let state_dir = layout::pod_state(&cx.config.state, &id);
+    let paths = Paths::of(cx, &id, &namespace_options(&config));
+    let sysctls = spec::sysctls(&config)?;
+    let hostname = spec::hostname(&config)?;
+    let resources = resources(cx, &id, &config, &state_dir, &paths);
+    Ok(Plan {
+        id,
+        state_dir,
+        hostname,
+        config,
+        sysctls,
+        resources,
+        paths,
+    })
+}
+
+fn resources(
+    cx: &Context,
+    id: &str,
+    config: &cri::PodSandboxConfig,
+    dir: &Path,
+    paths: &Paths,
+) -> Vec<Resource> {
+    let text = |path: &Path| path.display().to_string();
+    let mut kinds = vec![Kind::Directory(text(dir))];
+    let parent = cgroup_parent(cx, config);
+    if !Cgroup::new(&cx.undo.hierarchies, &parent).exists() {
+        kinds.push(Kind::SharedCgroup(parent));
+    }
+    kinds.extend(paths.shm.as_deref().map(|path| Kind::Mount(text(path))));
+    kinds.extend(
+        [&paths.net, &paths.ipc, &paths.uts]
+            .into_iter()
+            .flatten()
+            .map(|path| Kind::Pin(text(path))),
+    );
+    if let Some(netns) = &paths.net {
+        let metadata = config.metadata.clone().unwrap_or_default();
+        kinds.push(Kind::Network(Network {
+            container_id: id.to_owned(),
+            netns: text(netns),
+            pod_name: metadata.name,
+            pod_namespace: metadata.namespace,
+            pod_uid: metadata.uid,
+            port_mappings: config.port_mappings.clone(),
+        }));
+    }
+    kinds.extend(paths.pid.as_deref().map(|path| Kind::PidPin(text(path))));
+    kinds
+        .into_iter()
+        .map(|kind| Resource { kind: Some(kind) })
+        .collect()
+}
+
+/// The cgroup below which the pod's containers get theirs.
+pub(crate) fn cgroup_parent(cx: &Context, config: &cri::PodSandboxConfig) -> String {
+    let parent = config
+        .linux
+        .as_ref()
+        .map(|linux| linux.cgroup_parent.trim_end_matches('/'))
+        .unwrap_or_default();
+    if parent.is_empty() {
+        cx.cgroup_root()
+    } else {
+        format!("/{}", parent.trim_start_matches('/'))
+    }
+}
+
+async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<Arc<Pod>> {
+    let plan = Arc::new(plan);
+    let planned = Arc::clone(&plan);
+    blocking(move || {
+        files::create(&planned)?;
+        namespaces::create(&planned)
+    })
+    .await?;
+    if let Some(pin) = &plan.paths.pid {
+        init::start(&cx, pin).await?;
+    }
+    if let Some(attachment) = attachment(&plan.resources) {
+        let pod = attachment.pod_name.clone();
+        let attached = cx
+            .cni
+            .add(attachment)
+            .await
+            .map_err(|source| Error::Network { pod, source })?;
+        record.ips = attached.ips.iter().map(ToString::to_string).collect();
+        record.cni_result = serde_json::to_vec(&attached.result).unwrap_or_default();
+    }
+    let ips = record.ips.clone();
+    blocking(move || files::write_hosts(&plan, &ips)).await?;
+    publish(&cx, Pod::new(record))
+}
+
+fn attachment(resources: &[Resource]) -> Option<corten_cni::Attachment> {
+    resources.iter().find_map(|resource| match &resource.kind {
+        Some(Kind::Network(network)) => Some(network::attachment(network)),
+        _ => None,
+    })
+}
+
+/// Writes the record, then lets everybody see the pod.
+fn publish(cx: &Context, pod: Pod) -> Result<Arc<Pod>> {
+    record_file::write(
+        &layout::pod_record(&cx.config.root, &pod.record.id),
+        &pod.to_record(),
+    )?;
+    let pod = Arc::new(pod);
+    cx.store.publish_pod(Arc::clone(&pod));
+    Ok(pod)
+}

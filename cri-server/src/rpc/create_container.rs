@@ -1,0 +1,44 @@
+//! CreateContainer.
+//!
+//! Rule (CRI, CreateContainer): the container's program does not run yet.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use super::hash;
+use crate::{
+    container::{self, create},
+    context::Context,
+    error::{Error, Result},
+    spec,
+};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    request: cri::CreateContainerRequest,
+) -> Result<cri::CreateContainerResponse> {
+    let pod = cx.store.pod(&request.pod_sandbox_id)?;
+    pod.set_known();
+    let hash = hash(&request);
+    let config = request
+        .config
+        .ok_or_else(|| Error::invalid("config", "is missing"))?;
+    spec::validate_container(&config, pod.config())?;
+    let name = config
+        .metadata
+        .as_ref()
+        .map(container::name)
+        .unwrap_or_default();
+    let (key, work_cx) = (
+        format!("container {name} of pod {}", pod.record.id),
+        Arc::clone(cx),
+    );
+    let id = cx
+        .operations
+        .run(key, hash, move || {
+            create::create(work_cx, pod, config, hash)
+        })
+        .await?;
+    Ok(cri::CreateContainerResponse { container_id: id })
+}

@@ -1,0 +1,121 @@
+//! The gRPC edge: one file an RPC, and what all of them have in common.
+//!
+//! An RPC that has no file answers `Unimplemented`. A mutating one runs as an operation (`operation/`), so that it goes on
+//! when its client leaves.
+
+mod container_status;
+mod create_container;
+mod exec_sync;
+mod filter;
+mod image_fs_info;
+mod image_status;
+mod list_containers;
+mod list_images;
+mod list_pod_sandbox;
+mod pod_sandbox_status;
+mod pull_image;
+mod remove_container;
+mod remove_image;
+mod remove_pod_sandbox;
+mod reopen_container_log;
+mod run_pod_sandbox;
+mod runtime_config;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod_sandbox;
+mod update_runtime_config;
+mod version;
+mod views;
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use corten_proto::cri::{
+    image_service_server::ImageService, runtime_service_server::RuntimeService,
+};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::{Code, Request, Response, Status};
+
+use crate::{context::Context, error::Error, operation::Hash};
+
+/// Both services of the CRI.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) cx: Arc<Context>,
+}
+
+/// Runs one RPC: logs a failure once, with all its causes, and turns it into a status.
+async fn serve<T>(
+    name: &'static str,
+    rpc: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<T>, Status> {
+    let start = Instant::now();
+    let result = rpc.await;
+    let elapsed_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    match result {
+        Ok(reply) => {
+            tracing::debug!(rpc = name, elapsed_us, "rpc");
+            Ok(Response::new(reply))
+        }
+        Err(error) => {
+            let (code, text) = (error.code(), error.chain());
+            if matches!(code, Code::Internal | Code::Unknown) {
+                tracing::error!(rpc = name, elapsed_us, ?code, error = text, "rpc failed");
+            } else {
+                tracing::info!(rpc = name, elapsed_us, ?code, error = text, "rpc failed");
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// What tells equal requests from others. Maps are ordered, so that equal requests have equal bytes.
+fn hash(request: &impl Message) -> Hash {
+    Sha256::digest(request.encode_to_vec()).into()
+}
+
+/// Implements a service's trait by the handlers of this folder.
+macro_rules! handlers {
+    ($service:ident { $($name:ident($request:ident) -> $reply:ident;)* }) => {
+        #[tonic::async_trait]
+        impl $service for Server {
+            $(
+                async fn $name(
+                    &self,
+                    request: Request<corten_proto::cri::$request>,
+                ) -> Result<Response<corten_proto::cri::$reply>, Status> {
+                    serve(stringify!($name), $name::handle(&self.cx, request.into_inner())).await
+                }
+            )*
+        }
+    };
+}
+
+handlers!(RuntimeService {
+    version(VersionRequest) -> VersionResponse;
+    status(StatusRequest) -> StatusResponse;
+    runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+    run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
+    stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
+    remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
+    pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
+    list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
+    create_container(CreateContainerRequest) -> CreateContainerResponse;
+    start_container(StartContainerRequest) -> StartContainerResponse;
+    stop_container(StopContainerRequest) -> StopContainerResponse;
+    remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
+    container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    list_containers(ListContainersRequest) -> ListContainersResponse;
+    exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+});
+
+handlers!(ImageService {
+    list_images(ListImagesRequest) -> ListImagesResponse;
+    image_status(ImageStatusRequest) -> ImageStatusResponse;
+    pull_image(PullImageRequest) -> PullImageResponse;
+    remove_image(RemoveImageRequest) -> RemoveImageResponse;
+    image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+});

@@ -1,0 +1,37 @@
+//! RemoveImage.
+//!
+//! Rule (CRI, RemoveImage): takes all names of the image; idempotent, and an image that does not exist is removed.
+//! Containers keep the layers that they use.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use super::hash;
+use crate::{
+    context::Context,
+    error::{Error, Result},
+};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    request: cri::RemoveImageRequest,
+) -> Result<cri::RemoveImageResponse> {
+    let reference = request
+        .image
+        .as_ref()
+        .map(|spec| spec.image.clone())
+        .unwrap_or_default();
+    if reference.is_empty() {
+        return Err(Error::invalid("image.image", "is empty"));
+    }
+    let (images, key) = (cx.images.clone(), format!("remove image {reference}"));
+    let work = move || async move {
+        match images.remove(&reference).await {
+            Ok(()) => Ok(String::new()),
+            Err(source) => Err(Error::Image { reference, source }),
+        }
+    };
+    cx.operations.run(key, hash(&request), work).await?;
+    Ok(cri::RemoveImageResponse {})
+}

@@ -1,0 +1,26 @@
+//! ReopenContainerLog.
+//!
+//! Rule (CRI, ReopenContainerLog): the new file is there on return; a container that does not run is an error.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use crate::{
+    context::Context,
+    error::{Error, Result},
+};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    request: cri::ReopenContainerLogRequest,
+) -> Result<cri::ReopenContainerLogResponse> {
+    let container = cx.store.container(&request.container_id)?;
+    container.set_known();
+    let reopened = container.running_shim()?.reopen_log().await;
+    reopened.map_err(|source| Error::Shim {
+        doing: format!("reopen the log {}", container.record.log_path),
+        source,
+    })?;
+    Ok(cri::ReopenContainerLogResponse {})
+}

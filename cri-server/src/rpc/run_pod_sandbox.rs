@@ -1,0 +1,48 @@
+//! RunPodSandbox.
+//!
+//! Rule (CRI, RunPodSandbox): success means that the sandbox is ready.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use super::hash;
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    pod::{self, run},
+    spec,
+};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    request: cri::RunPodSandboxRequest,
+) -> Result<cri::RunPodSandboxResponse> {
+    let name = check(&request)?;
+    let hash = hash(&request);
+    let work_cx = Arc::clone(cx);
+    let id = cx
+        .operations
+        .run(format!("pod {name}"), hash, move || {
+            run::run(work_cx, request, hash)
+        })
+        .await?;
+    Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id })
+}
+
+/// Returns the pod's name.
+fn check(request: &cri::RunPodSandboxRequest) -> Result<String> {
+    let config = request
+        .config
+        .as_ref()
+        .ok_or_else(|| Error::invalid("config", "is missing"))?;
+    spec::validate_pod(config)?;
+    if !request.runtime_handler.is_empty() {
+        let reason = format!(
+            "{:?} is not known: corten has the default handler \"\"",
+            request.runtime_handler
+        );
+        return Err(Error::invalid("runtime_handler", reason));
+    }
+    Ok(config.metadata.as_ref().map(pod::name).unwrap_or_default())
+}

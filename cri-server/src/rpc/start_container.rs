@@ -1,0 +1,31 @@
+//! StartContainer.
+//!
+//! Rule (CRI, StartContainer): the container runs on return; a program that cannot be run is told here.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use super::hash;
+use crate::{container::start, context::Context, error::Result};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    request: cri::StartContainerRequest,
+) -> Result<cri::StartContainerResponse> {
+    let container = cx.store.container(&request.container_id)?;
+    container.set_known();
+    let (key, work_cx) = (
+        format!("start container {}", container.record.id),
+        Arc::clone(cx),
+    );
+    let started = Arc::clone(&container);
+    let work = || async move {
+        start::start(&work_cx, &started)
+            .await
+            .map(|()| String::new())
+    };
+    cx.operations.run(key, hash(&request), work).await?;
+    container.set_start_answered();
+    Ok(cri::StartContainerResponse {})
+}

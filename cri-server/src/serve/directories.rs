@@ -1,0 +1,112 @@
+//! The daemon's directories: made, locked against a second daemon, and the state on a tmpfs of its own.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    thread::sleep,
+    time::Duration,
+};
+
+use corten_sys::cgroup::Cgroup;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{TMPFS_MAGIC, statfs},
+};
+
+use crate::{
+    config::Config,
+    context::Context,
+    error::{At, Error, Result},
+};
+
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Held as long as the daemon runs.
+pub(crate) type Lock = Flock<File>;
+
+/// Makes and locks the directories.
+///
+/// # Errors
+/// [`Error::State`] when another daemon has this root.
+pub(crate) fn prepare(config: &Config) -> Result<Lock> {
+    for (dir, mode) in [(&config.root, 0o711), (&config.state, 0o711)] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(dir)
+            .at("create", dir)?;
+    }
+    for name in ["pods", "containers", "quarantine"] {
+        let dir = config.root.join(name);
+        fs::create_dir_all(&dir).at("create", &dir)?;
+    }
+    let lock = lock(&config.root)?;
+    private_tmpfs(&config.state)?;
+    for name in ["pods", "containers"] {
+        let dir = config.state.join(name);
+        fs::create_dir_all(&dir).at("create", &dir)?;
+    }
+    Ok(lock)
+}
+
+fn lock(root: &Path) -> Result<Lock> {
+    let path = root.join("lock");
+    let mut file = File::create(&path).at("create", &path)?;
+    // A daemon that was killed in the middle of starting a shim holds it until that shim's exec.
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((same, _errno)) => file = same,
+        }
+        sleep(LOCK_PAUSE);
+    }
+    Err(Error::State {
+        subject: format!("root directory {}", root.display()),
+        state: "in use",
+        need: "another corten serves it; give this one its own root and state",
+    })
+}
+
+/// Pins on a shared mount cost a copy in every mount namespace, and files on a disk a journal entry.
+fn private_tmpfs(state: &Path) -> Result<()> {
+    if !is_own_tmpfs(state)? {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(
+            Some("corten"),
+            state,
+            Some("tmpfs"),
+            flags,
+            Some("mode=711"),
+        )
+        .at("mount a tmpfs on", state)?;
+    }
+    mount(
+        None::<&str>,
+        state,
+        None::<&str>,
+        MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .at("make private", state)
+}
+
+/// A tmpfs that is mounted on the directory itself, not on one above.
+fn is_own_tmpfs(dir: &Path) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let here = fs::metadata(dir).at("stat", dir)?.dev();
+    let above = dir.parent().unwrap_or(dir);
+    let above = fs::metadata(above).at("stat", above)?.dev();
+    Ok(here != above && statfs(dir).at("statfs", dir)?.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// Takes away the state directory's mount and the cgroup of a daemon that has no pods.
+pub(super) fn clear(cx: &Context) -> Result<()> {
+    let cgroup = cx.cgroup_root();
+    Cgroup::new(&cx.undo.hierarchies, &cgroup).remove_empty();
+    Cgroup::new(&cx.undo.hierarchies, "/corten").remove_empty();
+    let state = &cx.config.state;
+    umount2(state, MntFlags::MNT_DETACH).at("unmount", state)
+}

@@ -1,0 +1,173 @@
+//! `corten serve`: brings everything up, serves until a signal comes, drains. Containers run on.
+
+mod directories;
+mod socket;
+
+use std::{sync::Arc, time::Duration};
+
+use corten_cni::Cni;
+use corten_image::ImageService;
+use corten_proto::{
+    admin::admin_server::AdminServer,
+    cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+};
+use corten_sys::cgroup::Hierarchies;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{
+    admin,
+    blocking::blocking,
+    config::Config,
+    context::Context,
+    error::{Error, Result},
+    identity,
+    operation::{Ledger, Operations, Undo},
+    recovery, rpc,
+    shim::Launcher,
+    spec,
+    store::Store,
+};
+
+/// How long a SIGTERM waits for what is in flight; systemd kills after 90 s.
+const DRAIN: Duration = Duration::from_secs(60);
+/// As much as the kubelet's client takes and sends.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn serve(config: Config) -> Result<()> {
+    let socket_path = config.socket();
+    let (cx, _lock) = bring_up(config).await?;
+    recovery::recover(&cx).await?;
+    let socket = socket::bind(&socket_path)?;
+    let (mut terminate, mut interrupt) =
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let signalled = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+    };
+
+    let server = rpc::Server {
+        cx: Arc::clone(&cx),
+    };
+    let admin = admin::Server {
+        cx: Arc::clone(&cx),
+    };
+    let router = Server::builder()
+        .add_service(
+            RuntimeServiceServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(ImageServiceServer::new(server).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(AdminServer::new(admin));
+    tracing::info!(socket = %socket_path.display(), instance = cx.instance, "serving");
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let served = tokio::spawn(
+        router.serve_with_incoming_shutdown(UnixListenerStream::new(socket), signalled),
+    );
+    let ended = served.await;
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    drain(&cx, &socket_path).await;
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::Io {
+            doing: format!("serve on {}", socket_path.display()),
+            source: std::io::Error::other(error),
+        }),
+        Err(_panic) => Err(Error::Panicked),
+    }
+}
+
+fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
+    signal(kind).map_err(|source| Error::Io {
+        doing: "listen for signals".into(),
+        source,
+    })
+}
+
+async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
+    let dirs_config = config.clone();
+    let lock = blocking(move || directories::prepare(&dirs_config)).await?;
+    let instance = identity::instance(&config.root)?;
+    let images = ImageService::open(corten_image::Options {
+        root: config.root.clone(),
+        certs_dirs: vec![config.certs_dir.clone()],
+        max_concurrent_downloads: config.image.max_concurrent_downloads,
+        progress_timeout: Duration::from_secs(config.image.pull_progress_timeout),
+    })
+    .await
+    .map_err(|source| Error::Image {
+        reference: "image store".into(),
+        source,
+    })?;
+    let cni = Cni::new(corten_cni::Options {
+        conf_dir: config.cni.conf_dir.clone(),
+        bin_dirs: config.cni.bin_dirs.clone(),
+        cache_dir: config.cni_cache_dir(),
+        builtin: config.cni.builtin,
+        dev_network: config.cni.dev_network,
+        instance: instance.clone(),
+        data_dir: config.cni.data_dir.clone(),
+        timeout: Duration::from_secs(config.cni.plugin_timeout),
+    });
+    let hierarchies = Hierarchies::detect().map_err(|source| Error::Io {
+        doing: "find the cgroup hierarchies".into(),
+        source,
+    })?;
+    let launcher = Launcher::new(config.shim()).map_err(|source| Error::Io {
+        doing: "prepare the shim: set `shim` in the configuration".into(),
+        source,
+    })?;
+    let cx = Context {
+        boot_id: identity::boot()?,
+        host: spec::Host::probe().map_err(|source| Error::Io {
+            doing: "probe the host".into(),
+            source,
+        })?,
+        defaults: defaults(&config),
+        store: Store::default(),
+        operations: Operations::default(),
+        ledger: Ledger::open(&config.root)?,
+        undo: Undo {
+            cni: cni.clone(),
+            hierarchies: Arc::new(hierarchies),
+        },
+        cni,
+        images,
+        launcher,
+        conditions: std::sync::Mutex::default(),
+        instance,
+        config,
+    };
+    Ok((Arc::new(cx), lock))
+}
+
+fn defaults(config: &Config) -> spec::Defaults {
+    let container = &config.container;
+    spec::Defaults {
+        pids_limit: container.pids_limit.into(),
+        nofile: (container.nofile_hard != 0)
+            .then_some((container.nofile_soft, container.nofile_hard)),
+        max_log_line: container.log_line_max,
+    }
+}
+
+/// Waits for the operations in flight. A daemon without pods leaves nothing behind outside of `root`.
+async fn drain(cx: &Arc<Context>, socket: &std::path::Path) {
+    if timeout(DRAIN, cx.operations.drain()).await.is_err() {
+        tracing::warn!("operations are still in flight; the next start undoes what they leave");
+    }
+    let _ = std::fs::remove_file(socket);
+    if cx.store.pods().is_empty() {
+        cx.cni.cleanup().await;
+        let _ = directories::clear(cx);
+    }
+}

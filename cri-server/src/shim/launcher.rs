@@ -1,0 +1,157 @@
+//! Starts shims, from a detached read-only clone of their binary: a container that finds it by /proc/<pid>/exe cannot write
+//! to it, and replacing the file on disk does not change what this daemon starts.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{fs::OpenOptionsExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use corten_proto::layout;
+use tokio::{
+    io::{AsyncReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{
+    Client, Error,
+    client::{Events, ShortPath},
+};
+
+/// A pod's init has nothing to wait for.
+const POD_INIT: Duration = Duration::from_secs(10);
+
+/// Everything that each shim is started with.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    path: PathBuf,
+    binary: OwnedFd,
+    template: OwnedFd,
+}
+
+impl Launcher {
+    /// Opens `binary`, or `corten-shim` beside this program.
+    pub(crate) fn new(binary: Option<&Path>) -> io::Result<Self> {
+        let path = match binary {
+            Some(path) => path.to_owned(),
+            None => std::env::current_exe()?.with_file_name("corten-shim"),
+        };
+        let named = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("shim binary {}: {error}", path.display()),
+            )
+        };
+        let binary = corten_sys::mount::detached_readonly(&path).map_err(named)?;
+        let template = corten_sys::mount::template()?;
+        Ok(Self {
+            path,
+            binary,
+            template,
+        })
+    }
+
+    /// The mount namespace that containers start from.
+    pub(crate) fn template(&self) -> BorrowedFd<'_> {
+        self.template.as_fd()
+    }
+
+    /// Starts the shim of container `id`, whose state directory is there, and connects to it.
+    pub(crate) async fn start(
+        &self,
+        id: &str,
+        state_dir: &Path,
+    ) -> Result<(Client, Events), Error> {
+        let short = ShortPath::open(state_dir).map_err(|source| self.spawn_failed(source))?;
+        let listener =
+            UnixListener::bind(short.socket()).map_err(|source| self.spawn_failed(source))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(state_dir.join(layout::SHIM_LOG))
+            .map_err(|source| self.spawn_failed(source))?;
+        let child = self
+            .command(&["container", id])
+            .stdin(OwnedFd::from(listener))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(|source| self.spawn_failed(source))?;
+        reap(child);
+        Client::connect(state_dir).await
+    }
+
+    /// Starts the init of a pod's PID namespace, which is then pinned at `pin`. Returns its host pid.
+    pub(crate) async fn start_pod_init(&self, pin: &str) -> Result<i32, Error> {
+        let template = self
+            .template
+            .try_clone()
+            .map_err(|source| self.spawn_failed(source))?;
+        let mut child = self
+            .command(&["pod", pin])
+            .stdin(template)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| self.spawn_failed(source))?;
+        let (mut out, mut err) = (String::new(), String::new());
+        let ended = timeout(POD_INIT, async {
+            if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+                BufReader::new(stdout)
+                    .take(64)
+                    .read_to_string(&mut out)
+                    .await?;
+                BufReader::new(stderr)
+                    .take(4096)
+                    .read_to_string(&mut err)
+                    .await?;
+            }
+            child.wait().await
+        });
+        match ended.await {
+            Err(_elapsed) => {
+                let _ = child.start_kill();
+                reap(child);
+                Err(Error::Silent {
+                    seconds: POD_INIT.as_secs(),
+                })
+            }
+            Ok(Err(source)) => Err(self.spawn_failed(source)),
+            Ok(Ok(status)) => match out.trim().parse() {
+                Ok(pid) if status.success() => Ok(pid),
+                _ => Err(self.spawn_failed(io::Error::other(format!("{status}: {}", err.trim())))),
+            },
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary.as_raw_fd()));
+        command
+            .arg0("corten-shim")
+            .args(args)
+            .env_clear()
+            .current_dir("/")
+            .process_group(0);
+        command
+    }
+
+    fn spawn_failed(&self, source: io::Error) -> Error {
+        Error::Spawn {
+            binary: self.path.display().to_string(),
+            source,
+        }
+    }
+}
+
+/// Takes the exit status, so that no zombie stays; what it means is told over the socket.
+fn reap(mut child: Child) {
+    tokio::spawn(async move { child.wait().await });
+}

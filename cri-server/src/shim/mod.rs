@@ -1,0 +1,90 @@
+//! The daemon's side of the shim: starting one, and talking to it (`proto/shim/v1/shim.proto`).
+
+mod client;
+mod frame;
+mod launcher;
+mod process;
+
+use std::io;
+
+pub(crate) use client::{Client, ExecIo};
+use corten_proto::shim::{Failure, FailureKind};
+pub(crate) use launcher::Launcher;
+pub(crate) use process::kill;
+use tonic::Code;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("start the shim {binary}")]
+    Spawn { binary: String, source: io::Error },
+    #[error("talk to the shim")]
+    Connection(#[source] io::Error),
+    #[error("the shim is gone")]
+    Gone,
+    #[error("the shim sent no answer in {seconds} s")]
+    Silent { seconds: u64 },
+    #[error("the shim answered {what} with something else")]
+    Confused { what: &'static str },
+    #[error("{}", describe(.0))]
+    Refused(Failure),
+}
+
+impl Error {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Refused(failure) => match failure.kind() {
+                FailureKind::FailureInvalid => Code::InvalidArgument,
+                FailureKind::FailurePhase => Code::FailedPrecondition,
+                // The kubelet shows the text and tries again; runc's users know `Unknown` for it.
+                FailureKind::FailureExec => Code::Unknown,
+                FailureKind::FailureInternal => Code::Internal,
+            },
+            Self::Silent { .. } => Code::DeadlineExceeded,
+            Self::Gone | Self::Connection(_) => Code::Unavailable,
+            Self::Spawn { .. } | Self::Confused { .. } => Code::Internal,
+        }
+    }
+
+    /// The failure that the shim told, if it told one.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Refused(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}
+
+/// "exec /bin/nothing: No such file or directory (os error 2): ..."
+pub(crate) fn describe(failure: &Failure) -> String {
+    let mut text = failure.operation.clone();
+    if !failure.subject.is_empty() {
+        text = format!("{text} {:?}", failure.subject);
+    }
+    if failure.errno != 0 {
+        text = format!("{text}: {}", io::Error::from_raw_os_error(failure.errno));
+    }
+    if !failure.hint.is_empty() {
+        text = format!("{text}: {}", failure.hint);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_reads_as_one_sentence() {
+        let failure = Failure {
+            kind: FailureKind::FailureExec.into(),
+            operation: "exec".into(),
+            subject: "/bin/nothing".into(),
+            errno: 2,
+            hint: String::new(),
+        };
+        assert_eq!(
+            describe(&failure),
+            "exec \"/bin/nothing\": No such file or directory (os error 2)"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Failures as they go over the socket: what was done, to what, errno.
+
+use std::{fmt::Display, io};
+
+use corten_proto::shim::{Failure, FailureKind};
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Says what was done to what.
+pub(crate) trait Doing<T> {
+    fn doing(self, operation: &str, subject: impl Display) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, operation: &str, subject: impl Display) -> Result<T> {
+        self.map_err(|error| {
+            failure(
+                FailureKind::FailureInternal,
+                operation,
+                subject,
+                &error.into(),
+            )
+        })
+    }
+}
+
+/// A failed system call, or an error of ours.
+pub(crate) fn failure(
+    kind: FailureKind,
+    operation: &str,
+    subject: impl Display,
+    error: &io::Error,
+) -> Failure {
+    let errno = error.raw_os_error().unwrap_or_default();
+    Failure {
+        kind: kind.into(),
+        operation: operation.to_owned(),
+        subject: subject.to_string(),
+        errno,
+        hint: if errno == 0 {
+            error.to_string()
+        } else {
+            String::new()
+        },
+    }
+}
+
+/// Data of the request that cannot be used.
+pub(crate) fn invalid(operation: &str, subject: impl Display, hint: impl Display) -> Failure {
+    Failure {
+        kind: FailureKind::FailureInvalid.into(),
+        operation: operation.to_owned(),
+        subject: subject.to_string(),
+        errno: 0,
+        hint: hint.to_string(),
+    }
+}
+
+/// Not possible in the present phase.
+pub(crate) fn phase(operation: &str, hint: &str) -> Failure {
+    Failure {
+        kind: FailureKind::FailurePhase.into(),
+        operation: operation.to_owned(),
+        hint: hint.to_owned(),
+        ..Failure::default()
+    }
+}

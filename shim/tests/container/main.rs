@@ -1,0 +1,36 @@
+//! Containers on this kernel, made from busybox: each scenario in a process of its own, since a shim makes one container.
+//!
+//! Needs root and a static busybox; says so and skips where they are missing.
+#![forbid(unsafe_code)]
+
+#[path = "../../src/container/mod.rs"]
+mod container;
+#[path = "../../src/failure.rs"]
+mod failure;
+mod scenario;
+mod site;
+
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(name) = args.iter().position(|arg| arg == "--scenario").and_then(|at| args.get(at + 1)) {
+        return scenario::run(name);
+    }
+    if let Some(reason) = site::missing() {
+        println!("SKIP container: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let filter = args.get(1).filter(|arg| !arg.starts_with('-'));
+    let mut failed = 0;
+    for (name, _) in scenario::ALL {
+        if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
+            continue;
+        }
+        let status = Command::new(&args[0]).args(["--scenario", name]).status();
+        let passed = status.is_ok_and(|status| status.success());
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += u8::from(!passed);
+    }
+    ExitCode::from(failed)
+}
