@@ -2,6 +2,12 @@
 //!
 //! Needs root and a static busybox; says so and skips where they are missing.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test, which panics where it fails")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "what is included has unit tests, which run in the binary's own test"
+)]
 
 #[path = "../../src/container/mod.rs"]
 mod container;
@@ -14,7 +20,11 @@ use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    if let Some(name) = args.iter().position(|arg| arg == "--scenario").and_then(|at| args.get(at + 1)) {
+    if let Some(name) = args
+        .iter()
+        .position(|arg| arg == "--scenario")
+        .and_then(|at| args.get(at + 1))
+    {
         return scenario::run(name);
     }
     if let Some(reason) = site::missing() {

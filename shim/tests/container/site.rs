@@ -11,8 +11,8 @@ use std::{
 };
 
 use corten_proto::shim::{
-    Bind, Capabilities, Cgroup, CgroupView, Created, Failure, Filesystem, Mount, MountAttributes, Namespace, Namespaces, New,
-    Plan, Process, Rootfs, User, mount::Kind, namespace::From,
+    Bind, Capabilities, Cgroup, CgroupView, Created, Failure, Filesystem, Mount, MountAttributes,
+    Namespace, Namespaces, New, Plan, Process, Rootfs, User, mount::Kind, namespace::From,
 };
 use corten_sys::{mount, process};
 use rustix::{
@@ -23,18 +23,23 @@ use rustix::{
 use crate::container::{self, Container, Report, Stdio, Told};
 
 const BUSYBOX: &str = "/usr/bin/busybox";
-const APPLETS: [&str; 16] =
-    ["sh", "cat", "id", "ls", "mount", "touch", "echo", "readlink", "grep", "stat", "sleep", "hostname", "true", "dd", "head", "chmod"];
+const APPLETS: [&str; 16] = [
+    "sh", "cat", "id", "ls", "mount", "touch", "echo", "readlink", "grep", "stat", "sleep",
+    "hostname", "true", "dd", "head", "chmod",
+];
 /// Docker's fourteen.
 pub(crate) const CAPABILITIES: u64 = 0xa804_25fb;
 
 /// Why this machine cannot run the scenarios.
 pub(crate) fn missing() -> Option<&'static str> {
-    let elf = fs::read(BUSYBOX).unwrap_or_default();
+    // A dynamic one names its loader in its first page.
+    let mut elf = Vec::new();
+    let _ = File::open(BUSYBOX).and_then(|file| file.take(4096).read_to_end(&mut elf));
     if !rustix::process::geteuid().is_root() {
         return Some("needs root");
     }
-    (elf.is_empty() || elf.windows(9).any(|bytes| bytes == b"ld-linux-")).then_some("needs Debian's busybox-static")
+    (elf.is_empty() || elf.windows(9).any(|bytes| bytes == b"ld-linux-"))
+        .then_some("needs Debian's busybox-static")
 }
 
 /// Removed when dropped.
@@ -47,17 +52,43 @@ impl Site {
     pub(crate) fn new() -> Self {
         let id = std::process::id();
         let dir = std::env::temp_dir().join(format!("corten-container-{id}"));
-        for part in ["lower/bin", "lower/etc", "lower/link-target", "upper", "work", "volume"] {
+        for part in [
+            "lower/bin",
+            "lower/etc",
+            "lower/link-target",
+            "upper",
+            "work",
+            "volume",
+        ] {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
         fs::copy(BUSYBOX, dir.join("lower/bin/busybox")).unwrap();
         for applet in APPLETS {
             symlink("busybox", dir.join("lower/bin").join(applet)).unwrap();
         }
-        fs::write(dir.join("lower/etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/www:/bin/sh\n").unwrap();
-        fs::write(dir.join("lower/etc/group"), "root:x:0:\nwheel:x:10:root\nlogs:x:50:web\n").unwrap();
+        fs::write(
+            dir.join("lower/etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/www:/bin/sh\n",
+        )
+        .unwrap();
+        fs::write(
+            dir.join("lower/etc/group"),
+            "root:x:0:\nwheel:x:10:root\nlogs:x:50:web\n",
+        )
+        .unwrap();
         symlink("/link-target", dir.join("lower/link")).unwrap();
-        Self { dir, cgroup: format!("/corten-test-{id}/c") }
+        Self {
+            dir,
+            cgroup: format!("/corten-test-{id}/c"),
+        }
+    }
+
+    /// A fresh writable layer, for another container: overlayfs refuses a volatile one that was used.
+    pub(crate) fn renew(&self) {
+        for part in ["upper", "work"] {
+            let _ = fs::remove_dir_all(self.dir.join(part));
+            fs::create_dir(self.dir.join(part)).unwrap();
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -73,7 +104,11 @@ impl Site {
             permitted: CAPABILITIES,
             ..Capabilities::default()
         };
-        let new = || Some(Namespace { from: Some(From::New(New {})) });
+        let new = || {
+            Some(Namespace {
+                from: Some(From::New(New {})),
+            })
+        };
         Plan {
             container_id: "c".into(),
             rootfs: Some(Rootfs {
@@ -83,8 +118,17 @@ impl Site {
                 readonly: false,
             }),
             mounts: mounts(),
-            namespaces: Some(Namespaces { network: new(), ipc: new(), uts: new(), pid: new(), cgroup: new() }),
-            cgroup: Some(Cgroup { path: self.cgroup.clone(), ..Cgroup::default() }),
+            namespaces: Some(Namespaces {
+                network: new(),
+                ipc: new(),
+                uts: new(),
+                pid: new(),
+                cgroup: new(),
+            }),
+            cgroup: Some(Cgroup {
+                path: self.cgroup.clone(),
+                ..Cgroup::default()
+            }),
             process: Some(Process {
                 args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
                 env: vec![b"PATH=/usr/bin:/bin".to_vec()],
@@ -100,42 +144,87 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.dir).unwrap();
         let hierarchies = corten_sys::cgroup::Hierarchies::detect().unwrap();
         let parent = Path::new(&self.cgroup).parent().unwrap().to_str().unwrap();
-        corten_sys::cgroup::Cgroup::new(&hierarchies, parent).remove().unwrap();
+        let cgroup = corten_sys::cgroup::Cgroup::new(&hierarchies, parent);
+        // After a failure something may still run.
+        let _ = cgroup.kill();
+        let removed = cgroup.remove().and_then(|()| fs::remove_dir_all(&self.dir));
+        if !std::thread::panicking() {
+            removed.unwrap();
+        }
     }
 }
 
 fn mounts() -> Vec<Mount> {
-    let locked = MountAttributes { readonly: false, nosuid: true, nodev: true, noexec: true };
+    let locked = MountAttributes {
+        readonly: false,
+        nosuid: true,
+        nodev: true,
+        noexec: true,
+    };
     let filesystem = |kind: &str, destination: &str, options: &str, attributes| Mount {
         destination: destination.into(),
         attributes: Some(attributes),
-        kind: Some(Kind::Filesystem(Filesystem { r#type: kind.into(), options: options.into() })),
+        kind: Some(Kind::Filesystem(Filesystem {
+            r#type: kind.into(),
+            options: options.into(),
+        })),
     };
     vec![
         filesystem("proc", "/proc", "", locked),
-        filesystem("tmpfs", "/dev", "mode=755,size=65536k", MountAttributes { nosuid: true, ..MountAttributes::default() }),
+        filesystem(
+            "tmpfs",
+            "/dev",
+            "mode=755,size=65536k",
+            MountAttributes {
+                nosuid: true,
+                ..MountAttributes::default()
+            },
+        ),
         filesystem(
             "devpts",
             "/dev/pts",
             "newinstance,ptmxmode=0666,mode=0620,gid=5",
-            MountAttributes { nosuid: true, noexec: true, ..MountAttributes::default() },
+            MountAttributes {
+                nosuid: true,
+                noexec: true,
+                ..MountAttributes::default()
+            },
         ),
         filesystem("mqueue", "/dev/mqueue", "", locked),
-        filesystem("sysfs", "/sys", "", MountAttributes { readonly: true, ..locked }),
+        filesystem(
+            "sysfs",
+            "/sys",
+            "",
+            MountAttributes {
+                readonly: true,
+                ..locked
+            },
+        ),
         Mount {
             destination: "/sys/fs/cgroup".into(),
-            attributes: Some(MountAttributes { readonly: true, ..locked }),
+            attributes: Some(MountAttributes {
+                readonly: true,
+                ..locked
+            }),
             kind: Some(Kind::Cgroup(CgroupView {})),
         },
     ]
 }
 
 pub(crate) fn bind(source: &str, destination: &str) -> (Mount, Bind) {
-    let mount = Mount { destination: destination.into(), ..Mount::default() };
-    (mount, Bind { source: source.into(), ..Bind::default() })
+    let mount = Mount {
+        destination: destination.into(),
+        ..Mount::default()
+    };
+    (
+        mount,
+        Bind {
+            source: source.into(),
+            ..Bind::default()
+        },
+    )
 }
 
 /// What a run has left.
@@ -157,7 +246,14 @@ pub(crate) struct Waiting {
 fn streams() -> (Stdio, OwnedFd) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let stdout = write.try_clone().unwrap();
-    (Stdio { stdin: None, stdout, stderr: write }, read)
+    (
+        Stdio {
+            stdin: None,
+            stdout,
+            stderr: write,
+        },
+        read,
+    )
 }
 
 fn wait_readable(fd: impl AsFd) {
@@ -178,7 +274,12 @@ pub(crate) fn create(plan: Plan) -> Result<Waiting, Failure> {
         }
     };
     container.set_created(&created)?;
-    Ok(Waiting { container, report, created, out })
+    Ok(Waiting {
+        container,
+        report,
+        created,
+        out,
+    })
 }
 
 impl Waiting {
@@ -207,9 +308,15 @@ impl Waiting {
     /// Waits for the end of init.
     pub(crate) fn finish(self) -> Outcome {
         let out = text(self.out).unwrap();
-        let code = process::wait(self.container.init.pidfd.as_fd()).unwrap().code();
+        let code = process::wait(self.container.init.pidfd.as_fd())
+            .unwrap()
+            .code();
         self.container.remove_cgroup().unwrap();
-        Outcome { code, out, created: self.created }
+        Outcome {
+            code,
+            out,
+            created: self.created,
+        }
     }
 
     /// Kills everything in it, and waits for its end.

@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::fs::DirBuilderExt,
     },
     path::Path,
@@ -15,7 +15,7 @@ use corten_sys::{
     mount::{self, ATTR_RDONLY},
     root::Root,
 };
-use nix::{libc, mount::MsFlags};
+use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
 use super::{attach_at, attribute_bits};
@@ -124,25 +124,30 @@ fn sharing(table: &str, id: u64) -> Option<(bool, bool)> {
 
 impl Tree {
     pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {
-        attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|mut failure| {
-            if failure.errno == libc::ENOTDIR {
-                let kind = if self.is_directory {
-                    "a directory"
-                } else {
-                    "a file"
-                };
-                failure.kind = FailureKind::FailureInvalid.into();
-                failure.hint =
-                    format!("the source is {kind}, what is there in the container is not");
+        attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|failure| {
+            let place = root
+                .locate(Path::new(destination))
+                .ok()
+                .and_then(|place| fstat(&place).ok());
+            match place.map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+                Some(is_directory) if is_directory != self.is_directory => {
+                    let kind = |is_directory| {
+                        if is_directory {
+                            "a directory"
+                        } else {
+                            "a file"
+                        }
+                    };
+                    let hint = format!(
+                        "the source is {}, and there is {} in the container",
+                        kind(self.is_directory),
+                        kind(is_directory)
+                    );
+                    invalid("mount on", destination, hint)
+                }
+                _ => failure,
             }
-            failure
         })
-    }
-}
-
-impl AsFd for Tree {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 
