@@ -1,0 +1,121 @@
+//! What is attached, and what came of it.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The interface in the pod.
+pub(crate) const INTERFACE: &str = "eth0";
+
+/// A pod that is to have a network.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Attachment {
+    pub container_id: String,
+    /// Where its network namespace is pinned.
+    pub netns: PathBuf,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub pod_uid: String,
+    pub port_mappings: Vec<PortMapping>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PortMapping {
+    pub protocol: Protocol,
+    pub container_port: u16,
+    pub host_port: u16,
+    /// `None`: every address of the host.
+    pub host_ip: Option<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// As in /etc/protocols.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+/// The network that a pod has got.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Of the pod's interface, in the order of the result.
+    pub ips: Vec<IpAddr>,
+    /// As the last plugin has given it.
+    pub result: Value,
+}
+
+impl Attachment {
+    /// CNI_ARGS as the kubelet's runtimes give it.
+    pub(crate) fn args(&self) -> String {
+        format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+            self.pod_namespace, self.pod_name, self.container_id, self.pod_uid
+        )
+    }
+
+    /// The namespace's path while it is there; else empty (CNI spec 1.1, DEL).
+    pub(crate) fn present_netns(&self) -> String {
+        if self.netns.exists() {
+            self.netns.display().to_string()
+        } else {
+            String::new()
+        }
+    }
+
+    /// The capability `portMappings` of runtimeConfig.
+    pub(crate) fn port_mappings_json(&self) -> Value {
+        let mappings = self.port_mappings.iter().map(|mapping| {
+            let mut json = json!({
+                "hostPort": mapping.host_port,
+                "containerPort": mapping.container_port,
+                "protocol": mapping.protocol,
+            });
+            if let Some(ip) = mapping.host_ip {
+                json["hostIP"] = json!(ip);
+            }
+            json
+        });
+        mappings.collect()
+    }
+}
+
+/// The addresses of a result, of every version: "10.1.2.3/24".
+pub(crate) fn ips(result: &Value) -> Vec<IpAddr> {
+    let entries = result["ips"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let address = |entry: &Value| entry["address"].as_str()?.split('/').next()?.parse().ok();
+    entries.iter().filter_map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_all_versions_are_found() {
+        let old = json!({ "ips": [{ "version": "4", "address": "10.0.0.2/16" }, { "address": "fd00::2/64" }] });
+        assert_eq!(
+            ips(&old),
+            [
+                "10.0.0.2".parse::<IpAddr>().unwrap(),
+                "fd00::2".parse().unwrap()
+            ]
+        );
+        assert!(ips(&json!({})).is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! What can go wrong with a network.
+
+use std::{io, time::Duration};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "no network configuration in {dir}: install a CNI plugin's configuration there, or serve with --dev-network"
+    )]
+    NoConfiguration { dir: String },
+    #[error("network configuration {file}: {reason}")]
+    Configuration { file: String, reason: String },
+    #[error("plugin {plugin:?} of network configuration {file} is not in {dirs}")]
+    MissingPlugin {
+        plugin: String,
+        file: String,
+        dirs: String,
+    },
+    /// In the plugin's own words.
+    #[error("plugin {plugin:?} failed to {command}: {words}")]
+    Plugin {
+        plugin: String,
+        command: &'static str,
+        words: String,
+    },
+    #[error("plugin {plugin:?} did not {command} within {limit:?} and was killed")]
+    Hung {
+        plugin: String,
+        command: &'static str,
+        limit: Duration,
+    },
+    #[error("{doing}")]
+    Io { doing: String, source: io::Error },
+    #[error("network {network}: no address is free in {ranges}")]
+    Exhausted { network: String, ranges: String },
+}
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says what was being done.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            doing: what(),
+            source,
+        })
+    }
+}
