@@ -11,7 +11,7 @@ use rustix::io::write;
 
 use crate::failure::{Doing, Result};
 
-/// A cgroup that exists, and the host's hierarchies.
+/// A container's cgroup, and the host's hierarchies.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) hierarchies: Hierarchies,
@@ -21,27 +21,28 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Makes it with its limits. After a failure it is gone.
+    /// Makes its v2 part, into which init is born.
     pub(super) fn create(plan: &shim::Cgroup) -> Result<Self> {
         let hierarchies = Hierarchies::detect().doing("find", "the cgroup hierarchies")?;
-        let mut group = Self {
+        let group = Self {
             hierarchies,
             path: plan.path.clone(),
             tasks: Vec::new(),
         };
-        match group.set_up(plan) {
-            Ok(tasks) => group.tasks = tasks,
-            Err(error) => {
-                let _ = group.cgroup().remove();
-                return Err(error).doing("make cgroup", &plan.path);
-            }
-        }
+        let made = group.cgroup().create_v2();
+        made.doing("make cgroup", &plan.path)?;
         Ok(group)
+    }
+
+    /// Makes the rest, and sets the limits.
+    pub(super) fn complete(&mut self, plan: &shim::Cgroup) -> Result<()> {
+        self.tasks = self.set_up(plan).doing("make cgroup", &plan.path)?;
+        Ok(())
     }
 
     fn set_up(&self, plan: &shim::Cgroup) -> io::Result<Vec<OwnedFd>> {
         let cgroup = self.cgroup();
-        cgroup.create()?;
+        cgroup.create_v1()?;
         if let Some(limits) = &plan.resources {
             cgroup.apply(&resources(limits))?;
         }
@@ -57,10 +58,17 @@ impl Group {
         self.cgroup().open_v2().doing("open cgroup", &self.path)
     }
 
-    /// Attaches the calling process, which has one thread, to the v1 cgroups.
+    /// Attaches the calling process, which has one thread, to the v1 cgroups. One that was cloned before they were made
+    /// opens them itself.
     pub(super) fn attach(&self) -> Result<()> {
-        self.tasks
-            .iter()
+        let opened = if self.tasks.is_empty() {
+            self.cgroup().open_tasks()
+        } else {
+            Ok(Vec::new())
+        };
+        let opened = opened.doing("open cgroup", &self.path)?;
+        let mut tasks = self.tasks.iter().chain(&opened);
+        tasks
             .try_for_each(|tasks| write(tasks.as_fd(), b"0").map(|_| ()))
             .doing("enter cgroup", &self.path)
     }

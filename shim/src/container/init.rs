@@ -1,8 +1,11 @@
 //! The stages of a container's init, from clone3 to execve.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
-use corten_proto::shim::{Created, Failure, Plan, Process};
+use corten_proto::shim::{Created, Failure, FailureKind, Plan, Process};
 use corten_sys::{process::CloneFlags, root::Root};
 use nix::sched::unshare;
 
@@ -49,11 +52,15 @@ impl Init<'_> {
     fn prepare(&self, template: &OwnedFd, stdio: Stdio) -> Result<Ready> {
         let mut told = Created::default();
         child::begin(self.process, &mut told.warnings)?;
+        let mut sources = Sources::open(self.plan)?;
+        if !report::wait_for_release(self.report) {
+            return Err(shim_is_gone());
+        }
         self.group.attach()?;
         if self.joins.cgroup {
             unshare(CloneFlags::CLONE_NEWCGROUP).doing("unshare", "the cgroup namespace")?;
         }
-        let sources = Sources::open(self.plan, self.group)?;
+        sources.open_cgroup(self.plan, self.group)?;
         self.joins.enter()?;
         let root = sources.assemble(self.plan, template)?;
         let (ready, master) = self.settle(&root, &stdio, &mut told)?;
@@ -108,14 +115,14 @@ impl Init<'_> {
 
     fn go_on(&self, ready: &Ready) -> Failure {
         if !report::wait_for_release(self.report) {
-            let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-            return failure(
-                corten_proto::shim::FailureKind::FailureInternal,
-                "wait",
-                "for the shim",
-                &gone,
-            );
+            return shim_is_gone();
         }
         child::execute(&ready.privileges, self.process, &ready.program)
     }
+}
+
+/// For nobody to read.
+fn shim_is_gone() -> Failure {
+    let error = io::Error::from(io::ErrorKind::BrokenPipe);
+    failure(FailureKind::FailureInternal, "wait", "for the shim", &error)
 }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   shim                                     child
-//!   make the cgroups
-//!   clone3 (new or joined PID namespace) --> attach to the v1 cgroups
-//!                                            open what the plan names on the host: volumes, devices, overlay
+//!   make the v2 cgroup
+//!   clone3 (new or joined PID namespace) --> open what the plan names on the host: volumes, devices, overlay
+//!   make the v1 cgroups, set limits
+//!   go ahead ------------------------------> attach to the v1 cgroups
 //!                                            enter the template, build the root, pivot
 //!                                            user, limits, standard streams
 //!                         <----------------- Created, or Failure
@@ -85,32 +86,44 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     let proof = SingleThreaded::verify().doing("clone", "init")?;
     joins.enter_pid()?;
     let (ours, theirs) = report::pair()?;
-    let group = Group::create(plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?)?;
+    let cgroup = plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?;
+    let mut group = Group::create(cgroup)?;
     let cloned = group.open_v2().and_then(|v2| {
         process::clone(&proof, joins.new, v2.as_ref().map(AsFd::as_fd)).doing("clone3", "init")
     });
-    match cloned {
+    let made = match cloned {
         Ok(Cloned::Child) => {
             // Both ends in one process: it would never see the other end's end.
             drop(ours);
-            Init {
+            let init = Init {
                 plan: &plan,
                 process,
                 group: &group,
                 joins: &joins,
                 report: &theirs,
-            }
-            .run(template, stdio)
+            };
+            init.run(template, stdio)
         }
-        Ok(Cloned::Parent(init)) => {
+        Ok(Cloned::Parent(init)) => match group.complete(cgroup) {
+            Ok(()) => {
+                // One that has failed by now has left word why.
+                let _ = ours.go_ahead();
+                Ok(init)
+            }
+            Err(failure) => {
+                let _ = process::kill(init.pidfd.as_fd());
+                Err(failure)
+            }
+        },
+        Err(failure) => Err(failure),
+    };
+    match made {
+        Ok(init) => {
             let (outside_pid, identity) = (joins.has_new_pid(), Identity::default());
-            let process = plan
-                .process
-                .map(|process| Process {
-                    args: Vec::new(),
-                    ..process
-                })
-                .unwrap_or_default();
+            let process = Process {
+                args: Vec::new(),
+                ..plan.process.unwrap_or_default()
+            };
             Ok((
                 Container {
                     init,
@@ -202,8 +215,9 @@ impl Container {
         ))
     }
 
-    /// Kills every process in the cgroup.
+    /// Kills every process in the cgroup, and init, which is not in it from the first moment.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        process::kill(self.init.pidfd.as_fd())?;
         self.group.cgroup().kill()
     }
 

@@ -10,9 +10,12 @@ use std::{
 use corten_proto::shim::{Created, Failure};
 use corten_sys::socket;
 use prost::Message;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, send, sendmsg, socketpair,
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        SocketFlags, SocketType, recv, send, sendmsg, socketpair,
+    },
 };
 
 use crate::failure::{Doing, Result};
@@ -67,7 +70,12 @@ impl Report {
     /// The child's next word; its failure is ours.
     pub(crate) fn read(&mut self) -> Result<Told> {
         let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        let (_, length) = recv(&self.socket, &mut [0; 1][..], peek).doing("receive", "report")?;
+        let (_, length) = match recv(&self.socket, &mut [0; 1][..], peek) {
+            // A child that has died with our word unread leaves this before its own last word.
+            Err(Errno::CONNRESET) => recv(&self.socket, &mut [0; 1][..], peek),
+            result => result,
+        }
+        .doing("receive", "report")?;
         if length == 0 {
             return Ok(Told::End);
         }
@@ -130,7 +138,7 @@ pub(super) fn wait_for_release(socket: impl AsFd) -> bool {
     loop {
         match recv(&socket, &mut [0; 1][..], RecvFlags::empty()) {
             Ok((length, _)) => return length == 1,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(_) => return false,
         }
     }
@@ -163,6 +171,20 @@ mod tests {
     fn the_end_is_told() {
         let (mut ours, theirs) = pair().unwrap();
         drop(theirs);
+        assert!(matches!(ours.read().unwrap(), Told::End));
+    }
+
+    #[test]
+    fn a_child_that_does_not_listen_is_heard() {
+        let (mut ours, theirs) = pair().unwrap();
+        let created = Packet {
+            created: Some(Created::default()),
+            failure: None,
+        };
+        write(theirs.as_fd(), &created, None).unwrap();
+        ours.go_ahead().unwrap();
+        drop(theirs);
+        assert!(matches!(ours.read().unwrap(), Told::Created(_)));
         assert!(matches!(ours.read().unwrap(), Told::End));
     }
 

@@ -4,22 +4,25 @@ use std::{fs, io, path::Path};
 
 use super::{Cgroup, Resources, write};
 
-/// Gives every level of `path` what its parent has, where it has nothing.
-pub(super) fn fill(mount: &Path, path: &Path) -> io::Result<()> {
-    let mut dir = mount.to_owned();
-    for level in path.components() {
-        let parent = dir.clone();
-        dir.push(level);
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            if fs::read_to_string(dir.join(file))?.trim().is_empty() {
-                write(
-                    &dir.join(file),
-                    fs::read_to_string(parent.join(file))?.trim(),
-                )?;
-            }
-        }
+/// Gives `dir` what its parent has, where it has nothing; and before it the parents that have nothing. The root has all.
+pub(super) fn fill(dir: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        fill_file(dir, file)?;
     }
     Ok(())
+}
+
+fn fill_file(dir: &Path, file: &str) -> io::Result<String> {
+    let path = dir.join(file);
+    let own = fs::read_to_string(&path)?;
+    match dir.parent() {
+        Some(parent) if own.trim().is_empty() => {
+            let inherited = fill_file(parent, file)?;
+            write(&path, inherited.trim())?;
+            Ok(inherited)
+        }
+        _ => Ok(own),
+    }
 }
 
 pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {

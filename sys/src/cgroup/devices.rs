@@ -1,8 +1,8 @@
 //! devices: which device nodes may be opened (v1's devices controller).
 
-use std::{fmt::Write, io, path::Path};
+use std::{fmt::Write, fs::OpenOptions, io, path::Path};
 
-use super::write;
+use super::{named, write};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DeviceKind {
@@ -26,9 +26,13 @@ pub(super) fn allow(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
         return write(&dir.join("devices.allow"), "a");
     }
     write(&dir.join("devices.deny"), "a")?;
-    rules
-        .iter()
-        .try_for_each(|rule| write(&dir.join("devices.allow"), &line(rule)))
+    let path = dir.join("devices.allow");
+    let mut file = OpenOptions::new().write(true).open(&path)?;
+    // One rule a write.
+    rules.iter().map(line).try_for_each(|line| {
+        io::Write::write_all(&mut file, line.as_bytes())
+            .map_err(|error| named(&error, &format!("write {line:?} to"), &path))
+    })
 }
 
 fn line(rule: &DeviceRule) -> String {

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+
 /// Where the hierarchies are mounted.
 #[derive(Clone, Debug, Default)]
 pub struct Hierarchies {
@@ -28,8 +30,11 @@ impl V1 {
 }
 
 impl Hierarchies {
-    /// Reads the mount table of this process.
+    /// Looks where every distribution mounts them, or else through the mount table, which is long on a busy host.
     pub fn detect() -> io::Result<Self> {
+        if let Some(found) = Self::at_usual_place(&fs::read_to_string("/proc/self/cgroup")?) {
+            return Ok(found);
+        }
         let found = Self::parse(&fs::read_to_string("/proc/self/mountinfo")?);
         if found.v1.is_empty() && found.v2.is_none() {
             return Err(io::Error::other(
@@ -37,6 +42,41 @@ impl Hierarchies {
             ));
         }
         Ok(found)
+    }
+
+    /// `own` is proc_pid_cgroup(5), which lists every hierarchy. `None` when one is not at its usual place.
+    fn at_usual_place(own: &str) -> Option<Self> {
+        let is =
+            |path: &Path, magic| statfs(path).is_ok_and(|found| found.filesystem_type() == magic);
+        let place = Path::new("/sys/fs/cgroup");
+        if is(place, CGROUP2_SUPER_MAGIC) {
+            return Some(Self {
+                v1: Vec::new(),
+                v2: Some(place.into()),
+            });
+        }
+        let mut found = Self::default();
+        for line in own.lines() {
+            let names = line.split(':').nth(1)?;
+            let (mount, magic) = match names {
+                "" => (place.join("unified"), CGROUP2_SUPER_MAGIC),
+                names => (
+                    place.join(names.trim_start_matches("name=")),
+                    CGROUP_SUPER_MAGIC,
+                ),
+            };
+            if !is(&mount, magic) {
+                return None;
+            }
+            match names {
+                "" => found.v2 = Some(mount),
+                names => found.v1.push(V1 {
+                    mount,
+                    controllers: names.split(',').map(Into::into).collect(),
+                }),
+            }
+        }
+        Some(found).filter(|found| !found.v1.is_empty())
     }
 
     /// The one that everything in a cgroup can be killed by: v2, or else v1's freezer.
@@ -140,6 +180,24 @@ mod tests {
         assert_eq!(found.v1[0].controllers, ["cpu", "cpuacct"]);
         assert_eq!(found.v1[1].controllers, ["name=systemd"]);
         assert_eq!(found.v1.len(), 2);
+    }
+
+    #[test]
+    fn both_ways_find_the_same() {
+        let text = |path| fs::read_to_string(path).unwrap();
+        let by_table = Hierarchies::parse(&text("/proc/self/mountinfo"));
+        let by_place = Hierarchies::at_usual_place(&text("/proc/self/cgroup"));
+        let sorted = |mut found: Hierarchies| {
+            found.v1.sort_by(|a, b| a.mount.cmp(&b.mount));
+            (found.v1, found.v2)
+        };
+        if let Some(by_place) = by_place {
+            assert_eq!(sorted(by_place), sorted(by_table));
+        }
+        assert!(
+            Hierarchies::at_usual_place("1:no-such-controller:/\n")
+                .is_none_or(|found| found.is_unified())
+        );
     }
 
     #[test]

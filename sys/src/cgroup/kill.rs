@@ -16,7 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Cgroup;
 
 const ROUNDS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(2);
+/// Most ends take less than the first, and it grows to the second.
+const FIRST_PAUSE: Duration = Duration::from_micros(100);
+const PAUSE: Duration = Duration::from_millis(4);
 
 pub(super) fn kill(cgroup: &Cgroup<'_>) -> io::Result<()> {
     if let Some(dir) = cgroup.v2() {
@@ -27,24 +29,31 @@ pub(super) fn kill(cgroup: &Cgroup<'_>) -> io::Result<()> {
     }
     // A privileged container can leave its v2 cgroup, so the others are looked at, too.
     match cgroup.v1("freezer") {
-        Some(dir) => kill_frozen(&dir),
+        Some(dir) => kill_all(&dir),
         None => Ok(()),
     }
 }
 
-fn kill_frozen(dir: &Path) -> io::Result<()> {
-    for _ in 0..ROUNDS {
+/// Kills until nothing is left; from the second round on frozen, so that nothing can fork away from the list.
+fn kill_all(dir: &Path) -> io::Result<()> {
+    let mut pause = FIRST_PAUSE;
+    for round in 0..ROUNDS {
         if processes(dir)?.is_empty() {
             return Ok(());
         }
-        set_state(dir, "FROZEN");
+        if round > 0 {
+            set_state(dir, "FROZEN");
+        }
         for pid in processes(dir)? {
             if let Some(pid) = Pid::from_raw(pid) {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        set_state(dir, "THAWED");
-        sleep(PAUSE);
+        if round > 0 {
+            set_state(dir, "THAWED");
+        }
+        sleep(pause);
+        pause = (pause * 2).min(PAUSE);
     }
     // Killed, and not gone: something in the kernel holds them. Removing the cgroup will say so.
     Ok(())

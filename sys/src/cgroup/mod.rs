@@ -76,20 +76,31 @@ impl<'a> Cgroup<'a> {
 
     /// Makes it with its parents, in every hierarchy.
     pub fn create(&self) -> io::Result<()> {
+        self.create_v2()?;
+        self.create_v1()
+    }
+
+    /// Makes it in the v1 hierarchies.
+    pub fn create_v1(&self) -> io::Result<()> {
         for hierarchy in &self.hierarchies.v1 {
             let dir = self.below(&hierarchy.mount);
             make(&dir)?;
             if hierarchy.has("cpuset") {
-                cpuset::fill(&hierarchy.mount, Path::new(&self.path))?;
+                cpuset::fill(&dir)?;
             }
-        }
-        if let Some(mount) = &self.hierarchies.v2 {
-            if self.hierarchies.is_unified() {
-                self.enable_controllers(mount)?;
-            }
-            make(&self.below(mount))?;
         }
         Ok(())
+    }
+
+    /// Makes it in the v2 hierarchy.
+    pub fn create_v2(&self) -> io::Result<()> {
+        let Some(mount) = &self.hierarchies.v2 else {
+            return Ok(());
+        };
+        if self.hierarchies.is_unified() {
+            self.enable_controllers(mount)?;
+        }
+        make(&self.below(mount))
     }
 
     /// Makes it below a cgroup that exists, and gives it nothing: no controller is handed down to it, which could not be

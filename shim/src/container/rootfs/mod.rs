@@ -49,28 +49,22 @@ pub(super) struct Sources {
 #[derive(Debug)]
 enum Source {
     Bind(bind::Tree),
-    /// Made in the container's namespaces.
-    Filesystem,
+    /// Made in the container's namespaces or cgroup.
+    Later,
     Cgroup(cgroup_view::View),
 }
 
 impl Sources {
-    /// Opens the layers, volumes and devices of `plan`, and allows the devices in the cgroup.
-    pub(super) fn open(plan: &Plan, group: &Group) -> Result<Self> {
+    /// Opens the layers, volumes and devices of `plan`.
+    pub(super) fn open(plan: &Plan) -> Result<Self> {
         let Some(rootfs) = &plan.rootfs else {
             return Err(invalid("read", "rootfs", "is missing"));
         };
         let nodes = device::find(&plan.devices)?;
-        let all = plan
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.all_devices);
-        group.allow_devices(&device::rules(&nodes), all)?;
         let root = overlay::open(rootfs)?;
         let open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Bind),
-            Some(Kind::Cgroup(_)) => cgroup_view::open(plan, group).map(Source::Cgroup),
-            Some(Kind::Filesystem(_)) => Ok(Source::Filesystem),
+            Some(Kind::Cgroup(_) | Kind::Filesystem(_)) => Ok(Source::Later),
             None => Err(invalid(
                 "mount",
                 &mount.destination,
@@ -83,6 +77,21 @@ impl Sources {
             mounts,
             nodes,
         })
+    }
+
+    /// Allows the devices in the cgroup, and opens what shows it.
+    pub(super) fn open_cgroup(&mut self, plan: &Plan, group: &Group) -> Result<()> {
+        let all = plan
+            .cgroup
+            .as_ref()
+            .is_some_and(|cgroup| cgroup.all_devices);
+        group.allow_devices(&device::rules(&self.nodes), all)?;
+        for (mount, source) in plan.mounts.iter().zip(&mut self.mounts) {
+            if matches!(mount.kind, Some(Kind::Cgroup(_))) {
+                *source = Source::Cgroup(cgroup_view::open(plan, group)?);
+            }
+        }
+        Ok(())
     }
 
     /// Puts the tree together in a mount namespace of the caller's own.
@@ -99,10 +108,10 @@ impl Sources {
             match (source, &mount.kind) {
                 (Source::Bind(tree), _) => tree.attach(&root, &mount.destination)?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount)?,
-                (Source::Filesystem, Some(Kind::Filesystem(kind))) => {
+                (Source::Later, Some(Kind::Filesystem(kind))) => {
                     filesystem::attach(&root, mount, kind)?
                 }
-                (Source::Filesystem, _) => {}
+                (Source::Later, _) => {}
             }
         }
         device::make(&root, &self.nodes)?;
