@@ -2,7 +2,12 @@
 //!
 //! Needs root and a static busybox; says so and skips where they are missing.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test, which panics where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test, which panics where it fails"
+)]
 #![allow(
     dead_code,
     unused_imports,
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
     }
     let filter = args.get(1).filter(|arg| !arg.starts_with('-'));
     let mut failed = 0;
-    for (name, _) in scenario::ALL {
+    for (name, _) in scenario::all() {
         if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
             continue;
         }
