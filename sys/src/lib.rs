@@ -3,6 +3,7 @@
 //! What belongs here: one system call or one kernel file format, with the errors as the kernel gives them. What a container
 //! is, is said elsewhere.
 
+pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod memory;

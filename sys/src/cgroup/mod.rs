@@ -2,6 +2,7 @@
 
 mod cpu;
 mod cpuset;
+mod device_program;
 mod devices;
 mod hierarchies;
 mod hugetlb;
@@ -187,11 +188,12 @@ impl<'a> Cgroup<'a> {
         Ok(())
     }
 
-    /// Allows these devices and no others; v1 only, where the devices controller is.
+    /// Allows these devices and no others: by v1's controller, or else by a program on the v2 cgroup.
     pub fn allow_devices(&self, rules: &[DeviceRule]) -> io::Result<()> {
-        match self.v1("devices") {
-            Some(dir) => devices::allow(&dir, rules),
-            None => Ok(()),
+        match (self.v1("devices"), self.v2()) {
+            (Some(dir), _) => devices::allow(&dir, rules),
+            (None, Some(dir)) => devices::allow_by_program(&dir, rules),
+            (None, None) => Ok(()),
         }
     }
 
