@@ -3,8 +3,8 @@
 //! address given of each set of ranges, `lock` is locked meanwhile.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs::{self, File},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
@@ -30,6 +30,9 @@ const KNOWN: [&str; 8] = [
     "ranges",
     "dataDir",
 ];
+
+/// Written under the lock, and renamed.
+const ASIDE: &str = "reserving";
 
 /// Whether there is no key that only the reference plugin has.
 pub(super) fn is_supported(ipam: &Map<String, Value>) -> bool {
@@ -181,18 +184,17 @@ impl Pool {
         })
     }
 
-    /// Writes the address down for the container; false when it is another's.
+    /// Writes the address down for the container; false when it is another's. The file appears with its content, so that
+    /// none without an owner stays after a kill.
     fn take(&self, ip: IpAddr, id: &str) -> Result<bool> {
-        let path = self.dir.join(ip.to_string());
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(mut file) => {
-                write!(file, "{id}\r\n{INTERFACE}")
-                    .doing(|| format!("write {}", path.display()))?;
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error).doing(|| format!("create {}", path.display())),
+        let (aside, path) = (self.dir.join(ASIDE), self.dir.join(ip.to_string()));
+        if path.exists() {
+            return Ok(false);
         }
+        fs::write(&aside, format!("{id}\r\n{INTERFACE}"))
+            .and_then(|()| fs::rename(&aside, &path))
+            .doing(|| format!("write {}", path.display()))?;
+        Ok(true)
     }
 
     /// Frees everything that the container has.
