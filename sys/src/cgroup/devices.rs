@@ -28,18 +28,25 @@ pub struct DeviceRule {
     pub permissions: String,
 }
 
+/// A new cgroup has what its parent has: for all devices nothing is to be done. A rule beyond the parent's is left out,
+/// as on a host that is a container itself.
 pub(super) fn allow(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     if rules.iter().any(|rule| rule.kind == DeviceKind::All) {
-        return write(&dir.join("devices.allow"), "a");
+        return Ok(());
     }
     write(&dir.join("devices.deny"), "a")?;
     let path = dir.join("devices.allow");
     let mut file = OpenOptions::new().write(true).open(&path)?;
     // One rule a write.
-    rules.iter().map(line).try_for_each(|line| {
-        io::Write::write_all(&mut file, line.as_bytes())
-            .map_err(|error| named(&error, &format!("write {line:?} to"), &path))
-    })
+    for line in rules.iter().map(line) {
+        match io::Write::write_all(&mut file, line.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => {
+                result.map_err(|error| named(&error, &format!("write {line:?} to"), &path))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A cgroup that may use every device needs no program.
