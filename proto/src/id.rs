@@ -19,7 +19,13 @@ impl Id {
 
     /// An id from 32 random bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+        Self(
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+                .into(),
+        )
     }
 
     pub fn as_str(&self) -> &str {
@@ -36,8 +42,14 @@ impl FromStr for Id {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if text.len() == Self::LEN && digits { Ok(Self(text.into())) } else { Err(Invalid(text.into())) }
+        let digits = text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if text.len() == Self::LEN && digits {
+            Ok(Self(text.into()))
+        } else {
+            Err(Invalid(text.into()))
+        }
     }
 }
 

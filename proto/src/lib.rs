@@ -5,14 +5,18 @@
 
 /// The Kubernetes container runtime interface, `runtime.v1`; its comments are in `runtime/v1/api.proto`.
 #[cfg(feature = "grpc")]
-#[expect(clippy::all, reason = "generated code")]
+#[expect(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
 /// The command line's private service; `admin/v1/admin.proto`.
 #[cfg(feature = "grpc")]
-#[expect(clippy::all, reason = "generated code")]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod admin {
     tonic::include_proto!("corten.admin.v1");
 }
@@ -27,6 +31,7 @@ pub mod id;
 pub mod layout;
 
 /// The protocol between daemon and shim; `shim/v1/shim.proto`.
+#[expect(clippy::large_enum_variant, reason = "generated code")]
 pub mod shim {
     include!(concat!(env!("OUT_DIR"), "/corten.shim.v1.rs"));
 }
