@@ -37,15 +37,6 @@ pub fn raise_ambient(capability: u8) -> io::Result<()> {
     )
 }
 
-/// This process is sent SIGKILL when its parent ends.
-pub fn die_with_parent() -> io::Result<()> {
-    call(
-        libc::PR_SET_PDEATHSIG,
-        libc::SIGKILL.cast_unsigned().into(),
-        0,
-    )
-}
-
 /// The name in `comm`, at most 15 bytes.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     // SAFETY: PR_SET_NAME reads a C string, which outlives the call.

@@ -210,18 +210,6 @@ pub fn close_all() {
     unsafe { libc::close_range(0, u32::MAX, 0) };
 }
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2)).
-pub fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: the call takes integers; it closes nothing, so that no owner is surprised.
-    let result =
-        unsafe { libc::close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 /// Gives `fd` the number `number`, as descriptors 0 to 2 of a program to be run.
 pub fn dup_to(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call takes integers. What had the number before is a standard stream, which Rust's library never owns.

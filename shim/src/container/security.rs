@@ -156,6 +156,8 @@ impl Privileges {
             load()?;
         }
         caps::set(self.sets).doing("capset", names(self.sets.permitted))?;
+        // What a service manager gave us is not the container's.
+        prctl::clear_ambient().doing("prctl", "PR_CAP_AMBIENT_CLEAR_ALL")?;
         for capability in (0..MAX_CAPABILITIES).filter(|number| self.ambient >> number & 1 == 1) {
             prctl::raise_ambient(capability)
                 .doing("raise ambient capability", names(1 << capability))?;
