@@ -55,7 +55,7 @@ async fn add_all(cni: &Cni, conflist: &Conflist, pod: &Attachment) -> Result<Val
     .await?;
     let mut result = Value::Null;
     for plugin in &conflist.plugins {
-        let config = config(conflist, plugin, pod, &result);
+        let config = config(cni, conflist, plugin, pod, &result);
         result = match call(cni, conflist, plugin, "ADD", config, pod).await? {
             // A plugin that adds nothing may say nothing.
             Value::Null => result,
@@ -81,7 +81,7 @@ pub(crate) async fn del(cni: &Cni, pod: Attachment) -> Result<()> {
     };
     let mut first = Ok(());
     for plugin in conflist.plugins.iter().rev() {
-        let config = config(&conflist, plugin, &pod, &result);
+        let config = config(cni, &conflist, plugin, &pod, &result);
         match call(cni, &conflist, plugin, "DEL", config, &pod).await {
             // Its program is gone, and with it the only one who knows what it made: that must not keep the pod for ever.
             Err(error @ Error::MissingPlugin { .. }) => {
@@ -97,6 +97,7 @@ pub(crate) async fn del(cni: &Cni, pod: Attachment) -> Result<()> {
 
 /// What a plugin gets (CNI spec 1.1, section 3, "Deriving request configuration from plugin configuration").
 fn config(
+    cni: &Cni,
     conflist: &Conflist,
     plugin: &Map<String, Value>,
     pod: &Attachment,
@@ -106,10 +107,7 @@ fn config(
     config.insert("name".into(), json!(conflist.name));
     config.insert("cniVersion".into(), json!(conflist.version));
     if let Some(capabilities) = config.remove("capabilities") {
-        let mut runtime = Map::new();
-        if capabilities["portMappings"] == true && !pod.port_mappings.is_empty() {
-            runtime.insert("portMappings".into(), pod.port_mappings_json());
-        }
+        let runtime = runtime_config(&capabilities, pod, &cni.pod_cidrs());
         if !runtime.is_empty() {
             config.insert("runtimeConfig".into(), Value::Object(runtime));
         }
@@ -118,6 +116,23 @@ fn config(
         config.insert("prevResult".into(), result.clone());
     }
     Value::Object(config)
+}
+
+/// What the plugin says that it can do, of what there is to do (CNI conventions, "Dynamic Plugin specific Fields").
+fn runtime_config(
+    capabilities: &Value,
+    pod: &Attachment,
+    pod_cidrs: &[String],
+) -> Map<String, Value> {
+    let mut runtime = Map::new();
+    if capabilities["portMappings"] == true && !pod.port_mappings.is_empty() {
+        runtime.insert("portMappings".into(), pod.port_mappings_json());
+    }
+    if capabilities["ipRanges"] == true && !pod_cidrs.is_empty() {
+        let ranges = pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr }]));
+        runtime.insert("ipRanges".into(), ranges.collect());
+    }
+    runtime
 }
 
 async fn call(
@@ -169,5 +184,28 @@ async fn blocking<T: Send + 'static>(
             doing: "run a built-in plugin".into(),
             source: std::io::Error::other(error),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_gets_what_it_asks_for() {
+        let pod = Attachment {
+            container_id: "id".into(),
+            netns: "/netns".into(),
+            pod_name: String::new(),
+            pod_namespace: String::new(),
+            pod_uid: String::new(),
+            port_mappings: Vec::new(),
+        };
+        let cidrs = ["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()];
+        let all = json!({ "portMappings": true, "ipRanges": true });
+        let want =
+            json!({ "ipRanges": [[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "fd00::/64" }]] });
+        assert_eq!(Value::Object(runtime_config(&all, &pod, &cidrs)), want);
+        assert!(runtime_config(&json!({}), &pod, &cidrs).is_empty());
     }
 }

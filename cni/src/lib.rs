@@ -105,7 +105,7 @@ impl Cni {
         })
     }
 
-    /// The node's pod networks as the kubelet tells them; kept for plugins that ask for them (runtimeConfig, ipRanges).
+    /// The node's pod networks as the kubelet tells them; for plugins with the capability `ipRanges`.
     pub fn set_pod_cidrs(&self, cidrs: Vec<String>) {
         *self
             .0
@@ -144,6 +144,14 @@ impl Cni {
             Ok(Err(error)) => tracing::warn!(%error, "the network could not be taken away"),
             Err(error) => tracing::error!(%error, "taking the network away panicked"),
         }
+    }
+
+    fn pod_cidrs(&self) -> Vec<String> {
+        self.0
+            .pod_cidrs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// From memory while the directory looks as it did.

@@ -22,7 +22,7 @@ use crate::{
     netlink::{Address, Link, Links, Route, Veth},
 };
 
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 13] = [
     "type",
     "name",
     "cniVersion",
@@ -34,9 +34,6 @@ const KNOWN: [&str; 16] = [
     "hairpinMode",
     "mtu",
     "ipam",
-    "capabilities",
-    "args",
-    "runtimeConfig",
     "prevResult",
     "dns",
 ];
