@@ -15,18 +15,44 @@ mod pod;
 mod poll;
 mod supervisor;
 
-use std::{io, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
-use corten_sys::{prctl, socket};
+use corten_sys::{memory, prctl, process, socket};
+use nix::{
+    errno::Errno,
+    sys::stat::{Mode, umask},
+    unistd::setsid,
+};
 
 use crate::{note::note, supervisor::Supervisor};
 
+/// The exit code after a bug of ours.
+const BUG: i32 = 70;
+
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let ended = match *args {
-        ["container", _id] => supervise(),
-        ["pod", pin] => socket::take_fd(0).and_then(|template| pod::run(&template, Path::new(pin))),
+    // Neither an unwinding nor an abort, whose raise(3) goes wrong in a child that libc does not know of.
+    std::panic::set_hook(Box::new(|panic| {
+        note(panic);
+        process::exit_now(BUG)
+    }));
+    memory::keep_little();
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<_> = args.iter().map(|arg| arg.to_str()).collect();
+    let ended = match (words.as_slice(), args.as_slice()) {
+        ([Some("--version")], _) => writeln!(
+            io::stdout(),
+            concat!("corten-shim ", env!("CARGO_PKG_VERSION"))
+        ),
+        // The id is for those who look at the process table.
+        ([Some("container"), Some(_id)], _) => supervise(),
+        ([Some("pod"), _], [_, pin]) => {
+            socket::take_fd(0).and_then(|template| pod::run(&template, Path::new(pin)))
+        }
         _ => Err(io::Error::other(
             "this is corten's own: it is started as `corten-shim container ID` or `corten-shim pod PIN`",
         )),
@@ -40,17 +66,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Descriptor 0 is the listening socket.
 fn supervise() -> io::Result<()> {
     let listener = socket::take_fd(0)?;
     prctl::set_undumpable()?;
-    nix::unistd::setsid().or_else(|errno| {
-        if errno == nix::errno::Errno::EPERM {
-            Ok(nix::unistd::getpid())
-        } else {
-            Err(errno)
-        }
-    })?;
+    // Started by descriptor, it would have the descriptor's number for a name.
+    prctl::set_name(c"corten-shim")?;
+    match setsid() {
+        Ok(_) | Err(Errno::EPERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    // The log's mode is 0640, whatever the daemon's umask is; the child sets its own.
+    umask(Mode::S_IWGRP | Mode::S_IRWXO);
     // The daemon's signals are not ours: it is told to end by its socket.
-    corten_sys::process::ignore_terminal_signals();
+    process::ignore_terminal_signals();
     Supervisor::new(listener)?.run()
 }

@@ -5,7 +5,7 @@ use std::{
     io::{Write, stderr},
 };
 
-/// Writes a line; a full disk is nobody's concern here.
+/// Writes a line, in one call; a full disk is nobody's concern here.
 pub(crate) fn note(text: impl Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let _ = stderr().write_all(format!("{text}\n").as_bytes());
 }

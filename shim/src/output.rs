@@ -60,26 +60,24 @@ impl Output {
     }
 
     /// Reads once what there is; at the end of the stream it is closed.
-    pub(crate) fn read(&mut self, stream: Stream) {
+    pub(crate) fn read(&mut self, stream: Stream, events: &Poll) {
         let pipe = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
         let Some(file) = pipe else { return };
+        // So large that the allocator maps it, and gives it back: only what is read costs memory, and only now.
         let mut chunk = vec![0; CHUNK];
         match file.read(&mut chunk) {
-            Ok(0) => {
-                *pipe = None;
-                self.log.finish(stream);
-            }
-            Ok(length) => self.log.write(stream, &chunk[..length]),
+            Ok(length @ 1..) => self.log.write(stream, &chunk[..length]),
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) => {}
             // A terminal whose other side is closed says EIO and not that it is at its end.
-            Err(_) => {
+            Ok(0) | Err(_) => {
+                events.remove(file);
                 *pipe = None;
                 self.log.finish(stream);
             }
@@ -87,15 +85,15 @@ impl Output {
     }
 
     /// Reads to the end of both streams. A process that was not found may hold them open: that is not waited for.
-    pub(crate) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self, events: &Poll) {
         let end = Instant::now() + DRAIN;
         while self.stdout.is_some() || self.stderr.is_some() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.wait(left) {
                 break;
             }
-            self.read(Stream::Stdout);
-            self.read(Stream::Stderr);
+            self.read(Stream::Stdout, events);
+            self.read(Stream::Stderr, events);
         }
         self.log.finish(Stream::Stdout);
         self.log.finish(Stream::Stderr);

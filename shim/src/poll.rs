@@ -16,6 +16,8 @@ use rustix::{
     },
 };
 
+use crate::connection::Interest;
+
 /// Where an event comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Source {
@@ -88,7 +90,8 @@ impl Poll {
         })
     }
 
-    /// Waits for `fd` to be readable. It is forgotten when it is closed.
+    /// Waits for `fd` to be readable until it is [removed](Self::remove). Closing it is not enough: a child that has not run its
+    /// program yet holds a copy, for which events would come for ever.
     pub(crate) fn add(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
         Ok(epoll::add(
             &self.epoll,
@@ -98,18 +101,16 @@ impl Poll {
         )?)
     }
 
-    /// Waits for `fd` to be writable, too, or no longer.
-    pub(crate) fn set_writable(
+    /// Waits for `fd` as `interest` says.
+    pub(crate) fn set_interest(
         &self,
         fd: impl AsFd,
         source: Source,
-        wanted: bool,
+        interest: Interest,
     ) -> io::Result<()> {
-        let flags = if wanted {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
-        };
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, interest.read);
+        flags.set(EventFlags::OUT, interest.write);
         Ok(epoll::modify(
             &self.epoll,
             fd,

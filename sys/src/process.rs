@@ -190,7 +190,8 @@ pub fn reset_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::all().thread_unblock()?)
 }
 
-/// Ignores what a service manager or a terminal sends to whole groups, and a socket whose other side is gone.
+/// Ignores what a service manager or a terminal sends to whole groups, a socket whose other side is gone, and a file that may
+/// not grow: the call that failed says so, too.
 pub fn ignore_terminal_signals() {
     for number in [
         libc::SIGHUP,
@@ -198,6 +199,7 @@ pub fn ignore_terminal_signals() {
         libc::SIGQUIT,
         libc::SIGTERM,
         libc::SIGPIPE,
+        libc::SIGXFSZ,
     ] {
         // SAFETY: SIG_IGN is a valid action for each of these.
         unsafe { libc::signal(number, libc::SIG_IGN) };

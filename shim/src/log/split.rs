@@ -1,12 +1,12 @@
 //! Splits output into the lines of the CRI's log format: `<time> <stream> <P|F> <text>`.
 //!
 //! A line ends with a newline and is full (F). One that is longer than the limit is cut into parts (P) of that many bytes and
-//! a full rest. Text without newline at the end of the stream is a part. Carriage returns are text.
+//! a full rest, which is never empty. Text without newline at the end of the stream is a part. Carriage returns are text.
 
 /// The lines of one stream.
 #[derive(Debug)]
 pub(crate) struct Splitter {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not come: at most `limit` bytes.
     rest: Vec<u8>,
     limit: usize,
 }
@@ -28,54 +28,53 @@ impl Splitter {
     }
 
     /// Gives the pieces that `bytes` completes to `out`.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], mut out: impl FnMut(Piece<'_>)) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let line = &bytes[..end];
-            bytes = &bytes[end + 1..];
-            if self.rest.is_empty() {
-                self.line(line, &mut out);
-            } else {
-                let mut whole = std::mem::take(&mut self.rest);
-                whole.extend_from_slice(line);
-                self.line(&whole, &mut out);
+    pub(crate) fn push(&mut self, bytes: &[u8], mut out: impl FnMut(Piece<'_>)) {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) if self.rest.is_empty() => self.end(line, &mut out),
+                Some(line) => {
+                    let mut whole = std::mem::take(&mut self.rest);
+                    whole.extend_from_slice(line);
+                    self.end(&whole, &mut out);
+                }
+                None => self.keep(line, &mut out),
             }
         }
-        self.rest.extend_from_slice(bytes);
-        // One byte over the limit shows that the line is longer; a newline right after the limit makes it full.
-        while self.rest.len() > self.limit {
-            out(Piece {
-                text: &self.rest[..self.limit],
-                full: false,
-            });
-            self.rest.drain(..self.limit);
-        }
-    }
-
-    fn line(&self, mut line: &[u8], out: &mut impl FnMut(Piece<'_>)) {
-        while line.len() > self.limit {
-            let (part, rest) = line.split_at(self.limit);
-            out(Piece {
-                text: part,
-                full: false,
-            });
-            line = rest;
-        }
-        out(Piece {
-            text: line,
-            full: true,
-        });
     }
 
     /// The stream has ended.
     pub(crate) fn finish(&mut self, mut out: impl FnMut(Piece<'_>)) {
         let rest = std::mem::take(&mut self.rest);
         if !rest.is_empty() {
-            out(Piece {
-                text: &rest,
-                full: false,
-            });
+            out(part(&rest));
         }
     }
+
+    fn end(&self, line: &[u8], out: &mut impl FnMut(Piece<'_>)) {
+        let (parts, text) = line.split_at(self.parts_of(line));
+        parts.chunks(self.limit).map(part).for_each(&mut *out);
+        out(Piece { text, full: true });
+    }
+
+    fn keep(&mut self, text: &[u8], out: &mut impl FnMut(Piece<'_>)) {
+        self.rest.extend_from_slice(text);
+        let parts = self.parts_of(&self.rest);
+        self.rest[..parts]
+            .chunks(self.limit)
+            .map(part)
+            .for_each(&mut *out);
+        self.rest.drain(..parts);
+    }
+
+    /// How many bytes of `text` are parts for certain. A newline right after the limit makes a line full, so that the last
+    /// bytes are none before one more has come.
+    fn parts_of(&self, text: &[u8]) -> usize {
+        text.len().saturating_sub(1) / self.limit * self.limit
+    }
+}
+
+fn part(text: &[u8]) -> Piece<'_> {
+    Piece { text, full: false }
 }
 
 #[cfg(test)]
@@ -116,5 +115,27 @@ mod tests {
         check(&["abcdefgh\n"], "Pabcd Fefgh");
         check(&["abcdefgh", "\n"], "Pabcd Fefgh");
         check(&["abcdefghi"], "Pabcd Pefgh Pi");
+    }
+
+    #[test]
+    fn how_output_is_cut_into_reads_does_not_show() {
+        let text = "a\n\nabcd\nabcde\nabcdefgh\nabcdefghijklm";
+        let want = "Fa F Fabcd Pabcd Fe Pabcd Fefgh Pabcd Pefgh Pijkl Pm";
+        check(&[text], want);
+        for at in 0..text.len() {
+            let (first, second) = text.split_at(at);
+            check(&[first, second], want);
+        }
+        let single: Vec<_> = (0..text.len()).map(|at| &text[at..=at]).collect();
+        check(&single, want);
+    }
+
+    #[test]
+    fn what_is_kept_is_no_longer_than_the_limit() {
+        let mut splitter = Splitter::new(4);
+        for _ in 0..100 {
+            splitter.push(b"abcdefg", |_| ());
+            assert!(splitter.rest.len() <= 4);
+        }
     }
 }

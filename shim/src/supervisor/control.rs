@@ -1,14 +1,18 @@
-//! Requests: which is legal when, and what each does.
+//! Requests: what each does, and its answer.
 
-use std::{os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
 
 use corten_proto::shim::{
-    Create, Done, Failure, Hello, HelloReply, Phase, Request, Stop, reply::Result as Answer,
+    Create, Done, Failure, FailureKind, HelloReply, Phase, Request, Stop, reply::Result as Answer,
     request::Call,
 };
 use corten_sys::process;
 
-use super::{Deadline, Supervisor, Waiting, kill};
+use super::{Deadline, Supervisor, Waiting, kill, stage::Stage};
 use crate::{
     container::{self, Stdio},
     failure::{Doing, Result, invalid, phase},
@@ -21,81 +25,75 @@ use crate::{
 const VERSION: u32 = 1;
 
 impl Supervisor {
-    /// Answers a request, at once or when its work is done.
-    pub(super) fn answer(&mut self, connection: u64, request: Request) {
+    /// Answers a request, at once or when its work is done. `fds` came with it.
+    pub(super) fn answer(&mut self, connection: u64, request: Request, fds: Vec<OwnedFd>) {
         let to = Waiting {
             connection,
             request: request.id,
         };
-        let answer = match request.call {
-            Some(Call::Hello(hello)) => Ok(Some(Answer::Hello(self.hello(hello)))),
-            Some(Call::Create(create)) => self.create(to, create).map(|()| None),
-            Some(Call::Start(_)) => self.start(to).map(|()| None),
-            Some(Call::Exec(exec)) => self.exec(to, exec).map(|()| None),
-            Some(Call::Stop(stop)) => self.stop(&stop).map(|()| Some(Answer::Done(Done {}))),
-            Some(Call::ReopenLog(_)) => self.reopen_log().map(|()| Some(Answer::Done(Done {}))),
-            Some(Call::Shutdown(_)) => {
-                self.give_up();
-                Ok(Some(Answer::Done(Done {})))
-            }
-            // Of a newer daemon.
-            None => Err(Failure {
-                hint: "this shim does not know the request".into(),
-                ..Failure::default()
-            }),
-        };
-        match answer {
+        match self.call(to, request.call, fds) {
             Ok(Some(answer)) => self.reply(to, answer),
             Ok(None) => {}
             Err(failure) => self.reply(to, Answer::Failure(failure)),
         }
     }
 
-    fn hello(&self, _daemon: Hello) -> HelloReply {
-        let init_pid = self
-            .container
-            .as_ref()
-            .map(|container| container.init.pid)
-            .unwrap_or_default();
-        let shim_pid = i32::try_from(std::process::id()).unwrap_or_default();
-        HelloReply {
-            version: VERSION,
-            shim_pid,
-            init_pid,
-            phase: self.phase.into(),
+    /// `None` where the answer comes later.
+    fn call(
+        &mut self,
+        to: Waiting,
+        call: Option<Call>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Answer>> {
+        let call = call.ok_or_else(|| Failure {
+            kind: FailureKind::FailureInvalid.into(),
+            operation: "read a request".into(),
+            hint: "this shim is too old to know it".into(),
+            ..Failure::default()
+        })?;
+        if !self.stage.allows(&call) {
+            return Err(phase(name(&call), self.stage.reason()));
+        }
+        let done = Ok(Some(Answer::Done(Done {})));
+        match call {
+            Call::Hello(_) => Ok(Some(Answer::Hello(self.hello()))),
+            Call::Create(create) => self.create(to, create, fds).map(|()| None),
+            Call::Start(_) => self.start(to).map(|()| None),
+            Call::Exec(exec) => self.exec(to, exec, fds).map(|()| None),
+            Call::Stop(stop) => self.stop(&stop).and(done),
+            Call::ReopenLog(_) => self.reopen_log().and(done),
+            Call::Shutdown(_) => {
+                self.give_up();
+                done
+            }
         }
     }
 
-    fn create(&mut self, to: Waiting, request: Create) -> Result<()> {
-        let template = self
-            .connections
-            .get_mut(&to.connection)
-            .and_then(crate::connection::Connection::take_fd);
-        let template = template.ok_or_else(|| {
-            invalid(
-                "create",
-                "descriptors",
-                "the template mount namespace did not come",
-            )
-        })?;
-        if self.phase != Phase::Empty || self.container.is_some() {
-            return Err(phase("create", "this shim has a container already"));
+    fn hello(&self) -> HelloReply {
+        let init = self.container.as_ref().map(|container| container.init.pid);
+        let phase = self.stage.phase();
+        HelloReply {
+            version: VERSION,
+            shim_pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            init_pid: init.filter(|_| phase != Phase::Empty).unwrap_or_default(),
+            phase: phase.into(),
         }
-        let plan = request
-            .plan
-            .ok_or_else(|| invalid("create", "plan", "is missing"))?;
+    }
+
+    fn create(&mut self, to: Waiting, request: Create, mut fds: Vec<OwnedFd>) -> Result<()> {
+        let missing = |what| move || invalid("create", what, "is missing");
+        let template = fds.pop();
+        let template = template.ok_or_else(missing("the template mount namespace"))?;
+        let plan = request.plan.ok_or_else(missing("plan"))?;
         self.state_dir = PathBuf::from(&plan.state_dir);
         let log = Log::open(&plan.log.clone().unwrap_or_default())?;
         let (output, stdout, stderr) = Output::open(log, &self.events)?;
-        let (container, report) = container::spawn(
-            plan,
-            &template,
-            Stdio {
-                stdin: None,
-                stdout,
-                stderr,
-            },
-        )?;
+        let stdio = Stdio {
+            stdin: None,
+            stdout,
+            stderr,
+        };
+        let (container, report) = container::spawn(plan, &template, stdio)?;
         let watched = self.events.add(&container.init.pidfd, Source::Init);
         let watched = watched.and_then(|()| self.events.add(report.as_fd(), Source::Report));
         if let Err(error) = watched {
@@ -107,53 +105,45 @@ impl Supervisor {
         self.container = Some(container);
         self.output = Some(output);
         self.report = Some(report);
-        self.waiting = Some(to);
+        self.stage = Stage::Creating(to);
         Ok(())
     }
 
     fn start(&mut self, to: Waiting) -> Result<()> {
-        match (self.phase, &mut self.report) {
-            (Phase::Created, Some(report)) if self.waiting.is_none() => {
-                report.go_ahead()?;
-                self.waiting = Some(to);
-                Ok(())
-            }
-            _ => Err(phase(
-                "start",
-                "the container was not created, or was started before",
-            )),
-        }
+        let report = self.report.as_ref();
+        let gone = || phase("start", "the container's init has ended");
+        report.ok_or_else(gone)?.go_ahead()?;
+        self.stage = Stage::Starting(to);
+        Ok(())
     }
 
     fn stop(&mut self, request: &Stop) -> Result<()> {
         let Some(container) = &self.container else {
-            return Err(phase("stop", "there is no container"));
+            return Err(phase("stop", self.stage.reason()));
         };
         let left = Duration::from_millis(request.timeout_ms);
-        if left.is_zero() || self.phase == Phase::Created {
-            kill(container);
-            return self.set_deadline(Deadline::again);
+        if left.is_zero() || !matches!(self.stage, Stage::Running) {
+            self.stop_is_over();
+            return Ok(());
         }
-        process::signal(container.init.pidfd.as_fd(), request.signal)
-            .doing("send signal", request.signal)?;
-        if self
-            .stop
-            .as_ref()
-            .is_none_or(|deadline| deadline.is_after(left))
-        {
-            self.set_deadline(|events| Deadline::new(left, events))?;
+        match &self.stop {
+            None => {
+                process::signal(container.init.pidfd.as_fd(), request.signal)
+                    .doing("send signal", request.signal)?;
+                self.set_deadline(left)
+            }
+            // Its signal was sent with the first.
+            Some(deadline) if deadline.is_after(left) => self.set_deadline(left),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
-    fn set_deadline(
-        &mut self,
-        make: impl FnOnce(&crate::poll::Poll) -> std::io::Result<Deadline>,
-    ) -> Result<()> {
+    fn set_deadline(&mut self, left: Duration) -> Result<()> {
         if let Some(old) = self.stop.take() {
             old.forget(&self.events);
         }
-        self.stop = Some(make(&self.events).doing("set the deadline of", "the stop")?);
+        let deadline = Deadline::new(left, &self.events);
+        self.stop = Some(deadline.doing("set the deadline of", "the stop")?);
         Ok(())
     }
 
@@ -162,13 +152,30 @@ impl Supervisor {
         if let Some(container) = &self.container {
             kill(container);
         }
-        let _ = self.set_deadline(Deadline::again);
+        if let Err(failure) = self.set_deadline(Deadline::AGAIN) {
+            crate::note::note(format_args!(
+                "no further kill can be timed: errno {}",
+                failure.errno
+            ));
+        }
     }
 
     fn reopen_log(&mut self) -> Result<()> {
         match &mut self.output {
-            Some(output) if self.phase != Phase::Empty => output.log.reopen(),
-            _ => Err(phase("reopen the log", "there is no container")),
+            Some(output) => output.log.reopen(),
+            None => Err(phase("reopen the log", self.stage.reason())),
         }
+    }
+}
+
+fn name(call: &Call) -> &'static str {
+    match call {
+        Call::Hello(_) => "hello",
+        Call::Create(_) => "create",
+        Call::Start(_) => "start",
+        Call::Exec(_) => "exec",
+        Call::Stop(_) => "stop",
+        Call::ReopenLog(_) => "reopen the log",
+        Call::Shutdown(_) => "shut down",
     }
 }

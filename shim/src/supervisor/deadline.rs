@@ -8,9 +8,6 @@ use std::{
 
 use crate::poll::{Poll, Source, timer};
 
-/// Between two kills of what does not end.
-const AGAIN: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 pub(super) struct Deadline {
     at: Instant,
@@ -18,6 +15,9 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
+    /// Between two kills of what does not end.
+    pub(super) const AGAIN: Duration = Duration::from_secs(1);
+
     /// A deadline after `left`.
     pub(super) fn new(left: Duration, events: &Poll) -> io::Result<Self> {
         // Beyond this a stop has no deadline.
@@ -28,11 +28,6 @@ impl Deadline {
             at: Instant::now() + left,
             timer,
         })
-    }
-
-    /// The deadline after the time is over, to look whether the kill has worked.
-    pub(super) fn again(events: &Poll) -> io::Result<Self> {
-        Self::new(AGAIN, events)
     }
 
     /// Whether one after `left` would come earlier.

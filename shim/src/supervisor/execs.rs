@@ -1,112 +1,67 @@
 //! Further processes in the container: started, timed, answered.
 
 use std::{
+    fs::OpenOptions,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
-use corten_proto::shim::{self, ExecDone, Failure, Phase, reply::Result as Answer};
-use corten_sys::process;
+use corten_proto::shim::{self, ExecDone, reply::Result as Answer};
+use corten_sys::process::{self, Ended};
 
 use super::{Supervisor, Waiting};
 use crate::{
-    container::{self, Execed, Stdio, Told},
+    container::{self, Execed, Stdio},
     failure::{Doing, Result, invalid, phase},
     note::note,
-    poll::{Source, timer},
+    poll::{Poll, Source, timer},
 };
 
 #[derive(Debug)]
 pub(super) struct Exec {
     process: Execed,
     waiting: Waiting,
-    /// `None` where it may run for ever.
+    /// `None` where it may run for ever, or its time is over.
     deadline: Option<OwnedFd>,
     timed_out: bool,
 }
 
 impl Supervisor {
     /// Runs the command; its end is the answer.
-    pub(super) fn exec(&mut self, waiting: Waiting, request: shim::Exec) -> Result<()> {
-        // Always taken, so that the next request finds its own.
-        let stdio = self.take_stdio(waiting.connection, &request);
-        if self.phase != Phase::Running {
-            return Err(phase("exec", "the container does not run"));
-        }
+    pub(super) fn exec(
+        &mut self,
+        waiting: Waiting,
+        request: shim::Exec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<()> {
         if request.args.is_empty() {
             return Err(invalid("exec", "args", "is empty"));
         }
+        let stdio = stdio(&request, fds)?;
         let Some(container) = &mut self.container else {
-            return Err(phase("exec", "the container does not run"));
+            return Err(phase("exec", self.stage.reason()));
         };
-        let process = container::exec(container, request.args, stdio?)?;
+        let process = container::exec(container, request.args, stdio)?;
         let number = self.next;
         self.next += 1;
-        let watched = self
-            .events
-            .add(&process.child.pidfd, Source::Exec(number))
-            .doing("watch", "the exec");
-        let deadline = match request.timeout_ms {
-            0 => Ok(None),
-            limit => timer(Duration::from_millis(limit))
-                .map(Some)
-                .doing("set the deadline of", "the exec"),
-        };
-        match (watched, deadline) {
-            (Ok(()), Ok(deadline)) => {
-                if let Some(timer) = &deadline {
-                    self.events
-                        .add(timer, Source::ExecDeadline(number))
-                        .doing("watch", "the exec's deadline")?;
-                }
-                self.execs.insert(
-                    number,
-                    Exec {
-                        process,
-                        waiting,
-                        deadline,
-                        timed_out: false,
-                    },
-                );
+        match watch(&process, number, request.timeout_ms, &self.events) {
+            Ok(deadline) => {
+                let exec = Exec {
+                    process,
+                    waiting,
+                    deadline,
+                    timed_out: false,
+                };
+                self.execs.insert(number, exec);
                 Ok(())
             }
-            (Err(failure), _) | (_, Err(failure)) => {
-                let _ = process.kill();
+            Err(failure) => {
+                kill(&process);
                 let _ = process::wait(process.child.pidfd.as_fd());
                 process.remove_cgroup();
                 Err(failure)
             }
         }
-    }
-
-    /// The descriptors that the request names, in their order; output that nobody wants goes to /dev/null.
-    fn take_stdio(&mut self, number: u64, request: &shim::Exec) -> Result<Stdio> {
-        let mut take = |named: bool| -> Result<Option<OwnedFd>> {
-            let connection = self.connections.get_mut(&number);
-            match connection.and_then(|connection| if named { connection.take_fd() } else { None })
-            {
-                None if named => Err(invalid(
-                    "exec",
-                    "descriptors",
-                    "fewer came than the request names",
-                )),
-                fd => Ok(fd),
-            }
-        };
-        let (stdin, stdout, stderr) = (
-            take(request.stdin)?,
-            take(request.stdout)?,
-            take(request.stderr)?,
-        );
-        let null = || {
-            let file = std::fs::OpenOptions::new().write(true).open("/dev/null");
-            file.map(OwnedFd::from).doing("open", "/dev/null")
-        };
-        Ok(Stdio {
-            stdin,
-            stdout: stdout.map_or_else(null, Ok)?,
-            stderr: stderr.map_or_else(null, Ok)?,
-        })
     }
 
     /// The command's own process has ended; what it left in the background runs on.
@@ -117,21 +72,15 @@ impl Supervisor {
         let Ok(Some(ended)) = process::try_wait(exec.process.child.pidfd.as_fd()) else {
             return;
         };
-        let Some(mut exec) = self.execs.remove(&number) else {
+        let Some(exec) = self.execs.remove(&number) else {
             return;
         };
+        self.events.remove(&exec.process.child.pidfd);
         if let Some(timer) = &exec.deadline {
             self.events.remove(timer);
         }
-        let answer = match exec.process.report.read() {
-            Err(failure) => Answer::Failure(failure),
-            Ok(Told::End | Told::Created(_)) => Answer::Exec(ExecDone {
-                exit_code: ended.code(),
-                timed_out: exec.timed_out,
-            }),
-        };
         exec.process.remove_cgroup();
-        self.reply(exec.waiting, answer);
+        self.reply(exec.waiting, exec.answer(ended));
     }
 
     pub(super) fn exec_is_over(&mut self, number: u64) {
@@ -142,8 +91,14 @@ impl Supervisor {
         if let Some(timer) = exec.deadline.take() {
             self.events.remove(&timer);
         }
-        if let Err(error) = exec.process.kill() {
-            note(format_args!("an exec could not be killed: {error}"));
+        kill(&exec.process);
+    }
+
+    /// Nobody is left to hear of the connection's commands, nor to read what they print.
+    pub(super) fn kill_execs_of(&mut self, connection: u64) {
+        let execs = self.execs.values();
+        for exec in execs.filter(|exec| exec.waiting.connection == connection) {
+            kill(&exec.process);
         }
     }
 
@@ -152,9 +107,70 @@ impl Supervisor {
         for number in self.execs.keys().copied().collect::<Vec<_>>() {
             self.exec_ended(number);
         }
+        // The kernel holds on to these.
         for exec in std::mem::take(&mut self.execs).into_values() {
-            let failure: Failure = phase("exec", "the container has ended");
+            let failure = phase("exec", "the container has ended");
             self.reply(exec.waiting, Answer::Failure(failure));
         }
+    }
+}
+
+impl Exec {
+    fn answer(mut self, ended: Ended) -> Answer {
+        match self.process.report.read() {
+            Err(failure) => Answer::Failure(failure),
+            Ok(_) => Answer::Exec(ExecDone {
+                exit_code: ended.code(),
+                timed_out: self.timed_out,
+            }),
+        }
+    }
+}
+
+/// The timer that fires when the time of the exec is over.
+fn watch(process: &Execed, number: u64, limit_ms: u64, events: &Poll) -> Result<Option<OwnedFd>> {
+    events
+        .add(&process.child.pidfd, Source::Exec(number))
+        .doing("watch", "the exec")?;
+    if limit_ms == 0 {
+        return Ok(None);
+    }
+    let deadline = timer(Duration::from_millis(limit_ms));
+    let deadline = deadline.doing("set the deadline of", "the exec")?;
+    events
+        .add(&deadline, Source::ExecDeadline(number))
+        .doing("watch", "the exec's deadline")?;
+    Ok(Some(deadline))
+}
+
+/// The descriptors that the request names, in their order; output that nobody wants goes to /dev/null.
+fn stdio(request: &shim::Exec, fds: Vec<OwnedFd>) -> Result<Stdio> {
+    let mut fds = fds.into_iter();
+    let mut take = |named: bool| {
+        let few = || invalid("exec", "descriptors", "fewer came than the request names");
+        named.then(|| fds.next().ok_or_else(few)).transpose()
+    };
+    let (stdin, stdout, stderr) = (
+        take(request.stdin)?,
+        take(request.stdout)?,
+        take(request.stderr)?,
+    );
+    let or_null = |fd: Option<OwnedFd>| match fd {
+        Some(fd) => Ok(fd),
+        None => {
+            let file = OpenOptions::new().write(true).open("/dev/null");
+            file.map(OwnedFd::from).doing("open", "/dev/null")
+        }
+    };
+    Ok(Stdio {
+        stdin,
+        stdout: or_null(stdout)?,
+        stderr: or_null(stderr)?,
+    })
+}
+
+fn kill(process: &Execed) {
+    if let Err(error) = process.kill() {
+        note(format_args!("an exec could not be killed: {error}"));
     }
 }

@@ -1,0 +1,198 @@
+//! The container's life: made, started, ended, and its end recorded and told.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use corten_proto::shim::{
+    Created, Done, Exited, Failure, FailureKind, Reply, reply::Result as Answer,
+};
+use corten_sys::process::{self, Ended};
+
+use super::{Supervisor, kill, stage::Stage};
+use crate::{connection::Connection, container::Told, exit, failure::Result, note::note};
+
+/// The exit code of a program that could not be run.
+const NOT_RUN: i32 = 128;
+/// That of SIGKILL.
+const KILLED: i32 = 137;
+/// How long the last words may take to be sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Takes what init has to tell: that it is made, that its program runs, or why not.
+    pub(super) fn read_report(&mut self) {
+        let Some(mut report) = self.report.take() else {
+            return;
+        };
+        match (report.read(), &self.stage) {
+            (Ok(Told::Created(created)), Stage::Creating(waiting)) => {
+                let waiting = *waiting;
+                match self.created(created, report.take_terminal()) {
+                    Ok(created) => {
+                        self.report = Some(report);
+                        self.stage = Stage::Created;
+                        self.reply(waiting, Answer::Created(created));
+                        return;
+                    }
+                    Err(failure) => {
+                        self.stage = Stage::Failed;
+                        self.give_up();
+                        self.reply(waiting, Answer::Failure(failure));
+                    }
+                }
+            }
+            (Ok(Told::End), Stage::Starting(waiting)) => {
+                let waiting = *waiting;
+                self.stage = Stage::Running;
+                self.reply(waiting, Answer::Done(Done {}));
+            }
+            (Err(failure), Stage::Creating(waiting)) => {
+                let waiting = *waiting;
+                self.stage = Stage::Failed;
+                self.reply(waiting, Answer::Failure(failure));
+            }
+            (Err(failure), Stage::Starting(waiting)) => {
+                let waiting = *waiting;
+                self.reply(waiting, Answer::Failure(failure.clone()));
+                self.stage = Stage::Refused(failure);
+            }
+            // It has died, which its pidfd tells, too.
+            _ => {}
+        }
+        self.events.remove(report.as_fd());
+    }
+
+    fn created(&mut self, mut created: Created, terminal: Option<OwnedFd>) -> Result<Created> {
+        if let (Some(output), Some(terminal)) = (&mut self.output, terminal) {
+            output.set_terminal(terminal, &self.events)?;
+        }
+        if let Some(container) = &mut self.container {
+            container.set_created(&created)?;
+            created.init_pid = container.init.pid;
+        }
+        // The plan is the largest thing that a shim ever holds.
+        corten_sys::memory::trim();
+        Ok(created)
+    }
+
+    /// Ends a shim that has no container, or whose container has never run.
+    pub(super) fn give_up(&mut self) {
+        if self.container.is_some() {
+            self.stop_is_over();
+        } else {
+            self.done = true;
+        }
+    }
+
+    /// Init has ended: everything else of the container ends, then its end is recorded and told.
+    pub(super) fn end(&mut self) {
+        let Some(container) = &self.container else {
+            return;
+        };
+        let Ok(Some(ended)) = process::try_wait(container.init.pidfd.as_fd()) else {
+            return;
+        };
+        let at_ns = exit::now();
+        // What it said last.
+        self.read_report();
+        let Some(container) = self.container.take() else {
+            return;
+        };
+        kill(&container);
+        if let Some(mut output) = self.output.take() {
+            output.drain(&self.events);
+        }
+        let oom_killed = container.oom_kills() > 0 && ended.code() == KILLED;
+        let stage = std::mem::replace(&mut self.stage, Stage::Exited);
+        let exited = stage.was_created().then(|| match &stage {
+            Stage::Refused(failure) => not_run(failure, at_ns),
+            _ => Exited {
+                code: ended.code(),
+                at_ns,
+                oom_killed,
+                message: String::new(),
+            },
+        });
+        // Before anything that can take its time: the daemon may be gone, and this process may be next.
+        if let Some(exited) = &exited
+            && let Err(error) = exit::write(&self.state_dir, exited)
+        {
+            note(format_args!("the exit file could not be written: {error}"));
+        }
+        if let Stage::Creating(waiting) = stage {
+            let failure = died(ended, oom_killed);
+            self.reply(waiting, Answer::Failure(failure));
+        }
+        self.end_execs();
+        if let Err(error) = container.remove_cgroup() {
+            note(format_args!("the cgroup could not be removed: {error}"));
+        }
+        if let Some(exited) = exited {
+            self.tell(&exited);
+        }
+        self.done = true;
+    }
+
+    fn tell(&mut self, exited: &Exited) {
+        // A daemon that has just come, too.
+        self.accept();
+        let event = Reply {
+            id: 0,
+            result: Some(Answer::Exited(exited.clone())),
+        };
+        for connection in self.connections.values_mut() {
+            connection.send(&event);
+        }
+    }
+
+    /// Sends what is left to be sent; a daemon that does not read is not waited for.
+    pub(super) fn say_farewell(&mut self) {
+        let end = Instant::now() + FAREWELL;
+        while self.connections.values().any(Connection::has_unsent) && Instant::now() < end {
+            self.flush();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn not_run(failure: &Failure, at_ns: i64) -> Exited {
+    let mut message = failure.operation.clone();
+    if !failure.subject.is_empty() {
+        message = format!("{message} {:?}", failure.subject);
+    }
+    if failure.errno != 0 {
+        let error = io::Error::from_raw_os_error(failure.errno);
+        message = format!("{message}: {error}");
+    }
+    if !failure.hint.is_empty() {
+        message = format!("{message}: {}", failure.hint);
+    }
+    Exited {
+        code: NOT_RUN,
+        at_ns,
+        oom_killed: false,
+        message,
+    }
+}
+
+/// Of an init that was ended before it could tell anything.
+fn died(ended: Ended, oom_killed: bool) -> Failure {
+    let how = match ended {
+        Ended::Exited(code) => format!("its init has exited with {code}"),
+        Ended::Killed(signal) => format!("its init was killed by signal {signal}"),
+    };
+    let why = if oom_killed {
+        ": the kernel has killed it for want of memory, so the container's memory limit is too low"
+    } else {
+        ""
+    };
+    Failure {
+        kind: FailureKind::FailureInternal.into(),
+        operation: "set up the container".into(),
+        hint: format!("{how}{why}"),
+        ..Failure::default()
+    }
+}

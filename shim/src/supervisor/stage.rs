@@ -1,0 +1,122 @@
+//! How far the container is, and which request is legal then.
+//!
+//! ```text
+//!   Empty --Create--> Creating --made--> Created --Start--> Starting --execve--> Running --end--> Exited
+//!                        |                  |                  |                                    ^
+//!                        | failure          | killed           | failure                            |
+//!                        v                  |                  v                                    |
+//!                      Failed               |               Refused --end---------------------------+
+//!                                           +-------------------------------------------------------+
+//! ```
+//!
+//! From Creating to Refused the container's init lives; its end leads to Exited, which the shim does not outlive.
+
+use corten_proto::shim::{Failure, Phase, request::Call};
+
+use super::Waiting;
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    Empty,
+    /// Init sets up the container; who waits for it.
+    Creating(Waiting),
+    /// Init has told why it could not, and is about to end.
+    Failed,
+    /// Init waits before execve.
+    Created,
+    Starting(Waiting),
+    /// Its program could not be run, and it is about to end.
+    Refused(Failure),
+    Running,
+    Exited,
+}
+
+impl Stage {
+    /// What the daemon knows of it.
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            Self::Empty | Self::Creating(_) | Self::Failed => Phase::Empty,
+            Self::Created | Self::Starting(_) => Phase::Created,
+            Self::Refused(_) | Self::Running => Phase::Running,
+            Self::Exited => Phase::Exited,
+        }
+    }
+
+    /// Whether there was a container, whose end has to be recorded.
+    pub(super) fn was_created(&self) -> bool {
+        !matches!(self, Self::Empty | Self::Creating(_) | Self::Failed)
+    }
+
+    /// Rule: shim.proto, the comments of the requests.
+    pub(super) fn allows(&self, call: &Call) -> bool {
+        match call {
+            Call::Hello(_) => true,
+            Call::Create(_) => matches!(self, Self::Empty),
+            Call::Start(_) => matches!(self, Self::Created),
+            Call::Exec(_) => matches!(self, Self::Running),
+            Call::Stop(_) => !matches!(self, Self::Empty | Self::Failed | Self::Exited),
+            Call::ReopenLog(_) => self.was_created() && !matches!(self, Self::Exited),
+            // One that runs is ended by Stop, which knows of a signal and of time.
+            Call::Shutdown(_) => !matches!(self, Self::Starting(_) | Self::Running),
+        }
+    }
+
+    /// For a request that is not allowed.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "there is no container",
+            Self::Creating(_) => "the container is being created",
+            Self::Failed => "the container could not be created",
+            Self::Created => "the container is created, and not started",
+            Self::Starting(_) => "the container is being started",
+            Self::Refused(_) => "the container's program could not be run",
+            Self::Running => "the container runs",
+            Self::Exited => "the container has ended",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use corten_proto::shim::{Create, Exec, Hello, ReopenLog, Shutdown, Start, Stop};
+
+    use super::*;
+
+    #[test]
+    fn every_request_at_every_stage() {
+        let waiting = Waiting {
+            connection: 1,
+            request: 1,
+        };
+        let calls = [
+            Call::Hello(Hello::default()),
+            Call::Create(Create::default()),
+            Call::Start(Start {}),
+            Call::Exec(Exec::default()),
+            Call::Stop(Stop::default()),
+            Call::ReopenLog(ReopenLog {}),
+            Call::Shutdown(Shutdown {}),
+        ];
+        // Hello, Create, Start, Exec, sTop, Reopen, sHutdown.
+        let golden = [
+            (Stage::Empty, Phase::Empty, "HC....S"),
+            (Stage::Creating(waiting), Phase::Empty, "H...T.S"),
+            (Stage::Failed, Phase::Empty, "H.....S"),
+            (Stage::Created, Phase::Created, "H.S.TRS"),
+            (Stage::Starting(waiting), Phase::Created, "H...TR."),
+            (
+                Stage::Refused(Failure::default()),
+                Phase::Running,
+                "H...TRS",
+            ),
+            (Stage::Running, Phase::Running, "H..ETR."),
+            (Stage::Exited, Phase::Exited, "H.....S"),
+        ];
+        for (stage, phase, want) in golden {
+            let allowed: Vec<_> = calls.iter().map(|call| stage.allows(call)).collect();
+            let want: Vec<_> = want.chars().map(|mark| mark != '.').collect();
+            assert_eq!(allowed, want, "{stage:?}");
+            assert_eq!(stage.phase(), phase);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Frames, versions, and who may speak.
+
+use std::io::Write;
+
+use corten_proto::shim::{FailureKind, Hello, Phase, reply::Result as Answer, request::Call};
+
+use crate::site::Site;
+
+#[test]
+fn a_hello_of_any_version_is_answered() {
+    let Some(site) = Site::new() else { return };
+    let mut client = site.connect();
+    for version in [0, 1, u32::MAX] {
+        match client.call(Call::Hello(Hello { version })).unwrap() {
+            Answer::Hello(hello) => {
+                assert_eq!((hello.version, hello.init_pid), (1, 0));
+                assert_eq!(hello.phase(), Phase::Empty);
+                assert_eq!(hello.shim_pid.cast_unsigned(), site.shim.id());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_unknown_request_is_refused_and_the_connection_stays() {
+    let Some(site) = Site::new() else { return };
+    let mut client = site.connect();
+    // Field 1, the id: 77. Field 100, a message of no bytes.
+    client.send_frame(&[0x08, 77, 0xa2, 0x06, 0], &[]);
+    let failure = client.answer(77).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::FailureInvalid);
+    client.call(Call::Hello(Hello { version: 1 })).unwrap();
+}
+
+#[test]
+fn rubbish_closes_its_connection_and_nothing_else() {
+    let Some(site) = Site::new() else { return };
+    let mut good = site.connect();
+    good.call(Call::Hello(Hello { version: 1 })).unwrap();
+    for bytes in [&[0xff; 8][..], &[2, 0, 0, 0, 0xff, 0xff]] {
+        let mut bad = site.connect();
+        bad.stream.write_all(bytes).unwrap();
+        assert!(bad.receive().is_none());
+    }
+    good.call(Call::Hello(Hello { version: 1 })).unwrap();
+    assert_eq!(site.notes().lines().count(), 2);
+}
+
+#[test]
+fn a_second_container_is_refused() {
+    let Some(site) = Site::new() else { return };
+    let mut client = site.connect();
+    client.create(site.plan("sleep 1000")).unwrap();
+    let failure = client.create(site.plan("true")).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::FailurePhase);
+}
+
+#[test]
+fn many_requests_at_once_are_answered_in_order() {
+    let Some(site) = Site::new() else { return };
+    let mut client = site.connect();
+    let ids: Vec<_> = (0..200)
+        .map(|_| client.send(Call::Hello(Hello { version: 1 }), &[]))
+        .collect();
+    for id in ids {
+        client.answer(id).unwrap();
+    }
+}
