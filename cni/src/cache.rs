@@ -71,12 +71,16 @@ impl Cache {
             .doing(doing)
     }
 
+    /// Removes the entry, and what a killed daemon has left of writing it.
     pub(crate) fn remove(&self, id: &str) -> Result<()> {
         let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.doing(|| format!("remove {}", path.display())),
+        for path in [path.with_extension("new"), path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.doing(|| format!("remove {}", path.display()))?,
+            }
         }
+        Ok(())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

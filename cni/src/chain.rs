@@ -77,7 +77,7 @@ pub(crate) async fn del(cni: &Cni, pod: Attachment) -> Result<()> {
             (conflist, entry.result, pod)
         }
         // It was never begun.
-        None => return Ok(()),
+        None => return cni.0.cache.remove(&pod.container_id),
     };
     let mut first = Ok(());
     for plugin in conflist.plugins.iter().rev() {

