@@ -6,8 +6,9 @@
 //!   containers/<id>/            shim.sock, shim.log, exit
 //!   pods/<id>/                  resolv.conf, hostname, hosts, shm/, ns/{ipc,uts,pid}
 //! <root>/                       /var/lib/corten, durable
-//!   instance                    this installation's id, made once
-//!   images.redb  content/  layers/
+//!   instance  lock              this installation's id, made once; held by the daemon that serves it
+//!   images.redb  layers/  staging/  trash/
+//!   cni/                        what each pod was attached with
 //!   operations/<id>             what an unfinished operation is about to create
 //!   pods/<id>                   record of a pod sandbox
 //!   containers/<id>/            record, upper/, work/
