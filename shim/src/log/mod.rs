@@ -4,7 +4,10 @@ mod file;
 mod split;
 mod time;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use corten_proto::shim::{self, FailureKind};
 
@@ -41,12 +44,12 @@ impl Log {
     /// Opens the log.
     ///
     /// # Errors
-    /// When its directory is missing, or the path is not a regular file's.
+    /// When its directory cannot be made, or the path is not a regular file's.
     pub(crate) fn open(plan: &shim::Log) -> Result<Self> {
         let file = match &*plan.path {
             "" => None,
             path => {
-                let file = LogFile::open(Path::new(path)).map_err(|error| {
+                let file = open_with_parents(Path::new(path)).map_err(|error| {
                     failure(FailureKind::FailureInvalid, "open the log", path, &error)
                 })?;
                 Some((PathBuf::from(path), file))
@@ -76,17 +79,20 @@ impl Log {
 
     /// Writes the lines that `bytes` completes, in one call.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        self.write_pieces(stream, |splitter, out| splitter.push(bytes, out));
+        self.write_pieces(stream, bytes.len(), |splitter, out| {
+            splitter.push(bytes, out)
+        });
     }
 
     /// The stream has ended: what is left of it is a part of a line.
     pub(crate) fn finish(&mut self, stream: Stream) {
-        self.write_pieces(stream, |splitter, out| splitter.finish(out));
+        self.write_pieces(stream, 0, |splitter, out| splitter.finish(out));
     }
 
     fn write_pieces(
         &mut self,
         stream: Stream,
+        length: usize,
         split: impl FnOnce(&mut Splitter, &mut dyn FnMut(Piece<'_>)),
     ) {
         let Some((_, file)) = &mut self.file else {
@@ -97,7 +103,8 @@ impl Log {
             Stream::Stderr => (&mut self.stderr, "stderr"),
         };
         let begin = format!("{} {name} ", timestamp());
-        let mut lines = Vec::new();
+        // Enough for short lines: what is not needed is never touched, and growing would leave holes behind.
+        let mut lines = Vec::with_capacity(4 * length);
         split(splitter, &mut |piece| add(&mut lines, &begin, &piece));
         if let Err((lost, error)) = file.write(&lines) {
             // The first is told, and at the end how many: a full disk must not fill the shim's own log, too.
@@ -117,6 +124,17 @@ impl Drop for Log {
                 self.dropped
             ));
         }
+    }
+}
+
+/// The kubelet makes the directory of a pod's logs; others expect it to be made, as containerd does.
+fn open_with_parents(path: &Path) -> io::Result<LogFile> {
+    match (LogFile::open(path), path.parent()) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir)?;
+            LogFile::open(path)
+        }
+        (result, _) => result,
     }
 }
 
