@@ -76,8 +76,8 @@ fn supervise() -> io::Result<()> {
         Ok(_) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno.into()),
     }
-    // The log's mode is 0640, whatever the daemon's umask is; the child sets its own.
-    umask(Mode::S_IWGRP | Mode::S_IRWXO);
+    // The log's mode is 0640 and its directory's 0755, whatever the daemon's umask is; the child sets its own.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     // The daemon's signals are not ours: it is told to end by its socket.
     process::ignore_terminal_signals();
     Supervisor::new(listener)?.run()

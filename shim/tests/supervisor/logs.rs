@@ -1,8 +1,8 @@
 //! The log: exact to the byte, complete at the end, and opened anew between lines.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
-use corten_proto::shim::{FailureKind, Log, ReopenLog, request::Call};
+use corten_proto::shim::{FailureKind, Log, ReopenLog, Start, request::Call};
 
 use crate::site::{Site, eventually};
 
@@ -94,21 +94,37 @@ fn without_a_path_output_is_dropped() {
     plan.log = Some(Log::default());
     let mut client = site.connect();
     client.create(plan).unwrap();
-    client
-        .call(Call::Start(corten_proto::shim::Start {}))
-        .unwrap();
+    client.call(Call::Start(Start {})).unwrap();
     assert_eq!(client.exited().code, 4);
 }
 
 #[test]
-fn a_missing_log_directory_is_told_at_create() {
+fn a_missing_log_directory_is_made() {
+    let Some(site) = Site::new() else { return };
+    let mut plan = site.plan("echo hello");
+    plan.log.as_mut().unwrap().path = site.path("logs/pod/name/0.log");
+    let mut client = site.connect();
+    client.create(plan).unwrap();
+    client.call(Call::Start(Start {})).unwrap();
+    client.exited();
+    assert_eq!(site.log("pod/name/0.log"), "stdout F hello\n");
+    let mode = |path: &str| {
+        let found = fs::metadata(site.dir.join("logs").join(path)).unwrap();
+        found.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("pod/name"), mode("pod/name/0.log")), (0o755, 0o640));
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_told_at_create() {
     let Some(mut site) = Site::new() else { return };
+    fs::write(site.dir.join("file"), "").unwrap();
     let mut plan = site.plan("true");
-    plan.log.as_mut().unwrap().path = site.path("nowhere/0.log");
+    plan.log.as_mut().unwrap().path = site.path("file/0.log");
     let mut client = site.connect();
     let failure = client.create(plan).unwrap_err();
     assert_eq!(failure.kind(), FailureKind::FailureInvalid);
-    assert_eq!(failure.subject, site.path("nowhere/0.log"));
+    assert_eq!(failure.subject, site.path("file/0.log"));
     drop(client);
     site.shim_ends();
 }
@@ -127,9 +143,7 @@ fn a_full_disk_drops_lines_and_blocks_nobody() {
         maximum: Some(64 << 10),
     };
     rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
-    client
-        .call(Call::Start(corten_proto::shim::Start {}))
-        .unwrap();
+    client.call(Call::Start(Start {})).unwrap();
     assert_eq!(client.exited().code, 5);
     site.shim_ends();
     let text = fs::read_to_string(site.dir.join("logs/0.log")).unwrap();

@@ -4,14 +4,14 @@ use std::{
     fs::{self, OpenOptions},
     os::fd::AsFd,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use corten_proto::shim::{Namespace, Start, namespace::From, request::Call};
 use corten_sys::{mount, process};
 use nix::mount::{MntFlags, umount2};
 
-use crate::site::{Site, eventually};
+use crate::site::{Site, eventually, shim};
 
 /// Killed and unpinned when it is dropped.
 struct Pod {
@@ -21,7 +21,7 @@ struct Pod {
 
 impl Pod {
     fn start(pin: PathBuf) -> Self {
-        let output = Command::new(env!("CARGO_BIN_EXE_corten-shim"))
+        let output = shim()
             .arg("pod")
             .arg(&pin)
             .stdin(mount::template().unwrap())
@@ -102,7 +102,7 @@ fn a_pin_that_cannot_be_made_leaves_no_process() {
         .truncate(true)
         .open(&pin)
         .unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_corten-shim"))
+    let output = shim()
         .arg("pod")
         .arg(&pin)
         .stdin(mount::template().unwrap())

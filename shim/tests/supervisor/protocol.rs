@@ -1,10 +1,12 @@
 //! Frames, versions, and who may speak.
 
-use std::io::Write;
+use std::{fs, io::Write};
 
-use corten_proto::shim::{FailureKind, Hello, Phase, reply::Result as Answer, request::Call};
+use corten_proto::shim::{
+    FailureKind, Hello, Phase, Start, reply::Result as Answer, request::Call,
+};
 
-use crate::site::Site;
+use crate::site::{Site, eventually};
 
 #[test]
 fn a_hello_of_any_version_is_answered() {
@@ -66,4 +68,37 @@ fn many_requests_at_once_are_answered_in_order() {
     for id in ids {
         client.answer(id).unwrap();
     }
+}
+
+#[test]
+fn an_idle_shim_is_small() {
+    let Some(site) = Site::new() else { return };
+    let script = "n=0; while [ $n -lt 2000 ]; do echo line $n; n=$((n+1)); done; sleep 1000";
+    let mut plan = site.plan(script);
+    // The kubelet's, for a namespace with a few services.
+    plan.process.as_mut().unwrap().env.extend((0..60).map(|n| {
+        let value = "v".repeat(64);
+        format!("VARIABLE_{n}={value}").into_bytes()
+    }));
+    let mut client = site.connect();
+    client.create(plan).unwrap();
+    client.call(Call::Start(Start {})).unwrap();
+    client.exec_to_end("exit 0");
+    eventually("all is written", || site.log("0.log").contains("line 1999"));
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", site.shim.id())).unwrap();
+    let of = |field: &str| -> u32 {
+        let line = rollup.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // In KiB. Pages of the file that a build has just written would count as private, too.
+    let private = of("Anonymous:");
+    // A build for debugging is linked dynamically, and has more relocations.
+    let limit = if std::env::var_os("CORTEN_SHIM").is_some() {
+        200
+    } else {
+        600
+    };
+    assert!(private <= limit, "{private} KiB");
+    let threads = fs::read_dir(format!("/proc/{}/task", site.shim.id())).unwrap();
+    assert_eq!(threads.count(), 1);
 }

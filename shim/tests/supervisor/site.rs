@@ -29,12 +29,17 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 
-const SHIM: &str = env!("CARGO_BIN_EXE_corten-shim");
 const BUSYBOX: &str = "/usr/bin/busybox";
 /// Longest text of a line in the tests' logs.
 pub(crate) const MAX_LINE: u32 = 16;
 /// Until a test is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary that is tested: that of this build, or the one that CORTEN_SHIM names.
+pub(crate) fn shim() -> Command {
+    let built = env!("CARGO_BIN_EXE_corten-shim");
+    Command::new(std::env::var_os("CORTEN_SHIM").unwrap_or_else(|| built.into()))
+}
 
 /// Everything is removed when it is dropped.
 pub(crate) struct Site {
@@ -69,7 +74,7 @@ impl Site {
         }
         let listener = UnixListener::bind(dir.join(layout::SHIM_SOCKET)).unwrap();
         let log = File::create(dir.join(layout::SHIM_LOG)).unwrap();
-        let shim = Command::new(SHIM)
+        let shim = shim()
             .args(["container", &name])
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
