@@ -119,7 +119,7 @@ pub(crate) enum Error {
     },
     #[error("{path} is larger than {MAX_FILE} bytes")]
     Size { path: String },
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Parse {
         path: String,
         source: Box<toml::de::Error>,

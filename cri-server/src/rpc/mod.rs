@@ -24,6 +24,7 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod stream_images;
 mod update_runtime_config;
 mod version;
 mod views;
@@ -31,11 +32,11 @@ mod views;
 use std::{future::Future, sync::Arc, time::Instant};
 
 use corten_proto::cri::{
-    image_service_server::ImageService, runtime_service_server::RuntimeService,
+    self, image_service_server::ImageService, runtime_service_server::RuntimeService,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, codegen::BoxStream};
 
 use crate::{context::Context, error::Error, operation::Hash};
 
@@ -75,19 +76,33 @@ fn hash(request: &impl Message) -> Hash {
     Sha256::digest(request.encode_to_vec()).into()
 }
 
-/// Implements a service's trait by the handlers of this folder.
+/// Implements a service's trait by the handlers of this folder. Those after `streams` answer with many messages.
 macro_rules! handlers {
-    ($service:ident { $($name:ident($request:ident) -> $reply:ident;)* }) => {
+    ($service:ident {
+        $($name:ident($request:ident) -> $reply:ident;)*
+        $(streams { $($stream:ident($stream_request:ident) -> $item:ident;)* })?
+    }) => {
         #[tonic::async_trait]
         impl $service for Server {
             $(
                 async fn $name(
                     &self,
-                    request: Request<corten_proto::cri::$request>,
-                ) -> Result<Response<corten_proto::cri::$reply>, Status> {
+                    request: Request<cri::$request>,
+                ) -> Result<Response<cri::$reply>, Status> {
                     serve(stringify!($name), $name::handle(&self.cx, request.into_inner())).await
                 }
             )*
+            $($(
+                async fn $stream(
+                    &self,
+                    request: Request<cri::$stream_request>,
+                ) -> Result<Response<BoxStream<cri::$item>>, Status> {
+                    let messages = $stream::handle(&self.cx, request.into_inner());
+                    Ok(serve(stringify!($stream), messages).await?.map(|messages| {
+                        Box::pin(tokio_stream::iter(messages.into_iter().map(Ok))) as BoxStream<_>
+                    }))
+                }
+            )*)?
         }
     };
 }
@@ -118,4 +133,7 @@ handlers!(ImageService {
     pull_image(PullImageRequest) -> PullImageResponse;
     remove_image(RemoveImageRequest) -> RemoveImageResponse;
     image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+    streams {
+        stream_images(StreamImagesRequest) -> StreamImagesResponse;
+    }
 });

@@ -1,5 +1,6 @@
 //! `corten serve`: brings everything up, serves until a signal comes, drains. Containers run on.
 
+mod connections;
 mod directories;
 mod socket;
 
@@ -17,8 +18,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 
 use crate::{
     admin,
@@ -61,29 +61,18 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let admin = admin::Server {
         cx: Arc::clone(&cx),
     };
-    let router = Server::builder()
-        .add_service(
-            RuntimeServiceServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE),
-        )
-        .add_service(ImageServiceServer::new(server).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(AdminServer::new(admin));
+    let routes = Routes::new(
+        RuntimeServiceServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE),
+    )
+    .add_service(ImageServiceServer::new(server).max_decoding_message_size(MAX_MESSAGE))
+    .add_service(AdminServer::new(admin));
     tracing::info!(socket = %socket_path.display(), instance = cx.instance, "serving");
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let served = tokio::spawn(
-        router.serve_with_incoming_shutdown(UnixListenerStream::new(socket), signalled),
-    );
-    let ended = served.await;
+    connections::serve(socket, routes.prepare(), signalled).await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain(&cx, &socket_path).await;
-    match ended {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::Io {
-            doing: format!("serve on {}", socket_path.display()),
-            source: std::io::Error::other(error),
-        }),
-        Err(_panic) => Err(Error::Panicked),
-    }
+    Ok(())
 }
 
 fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
