@@ -1,1 +1,9 @@
-//! (being written)
+//! Black-box tests of the built binaries: a node of its own for each test, an image, a client, and a count of what is left.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+pub mod image;
+pub mod leftovers;
+pub mod node;
+pub mod pod;
+pub mod wait;

@@ -1,0 +1,138 @@
+//! Images for tests, as OCI archives: Debian's static busybox with a link for each applet.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::node::Node;
+
+/// The name under which [`load_busybox`] adds its image.
+pub const BUSYBOX: &str = "test.example/busybox:1";
+
+const APPLETS: &[&str] = &[
+    "sh", "cat", "echo", "ls", "id", "sleep", "true", "false", "hostname", "mount", "ps", "env",
+    "touch", "mkdir", "rm", "kill", "stat", "pwd", "head", "tail", "wc", "grep", "httpd", "wget",
+    "nc", "ip", "ping", "test", "dd", "yes", "seq", "sync", "readlink", "chmod", "nslookup",
+    "printf", "tr", "sed", "awk", "mknod", "unshare", "date", "umount", "find",
+];
+
+/// Adds the busybox image to the node's daemon.
+pub async fn load_busybox(node: &Node) -> Result<()> {
+    let archive = busybox_archive(node.dir())?;
+    node.corten(&[
+        "image",
+        "--socket",
+        &node.socket().display().to_string(),
+        "load",
+        &archive.display().to_string(),
+    ])?;
+    Ok(())
+}
+
+/// Writes an OCI archive with the busybox image into `dir`.
+pub fn busybox_archive(dir: &Path) -> Result<PathBuf> {
+    let tree = dir.join("busybox-tree");
+    for name in ["bin", "etc", "tmp", "root", "home/app"] {
+        fs::create_dir_all(tree.join(name))?;
+    }
+    fs::copy("/bin/busybox", tree.join("bin/busybox"))
+        .context("copy busybox: is busybox-static installed?")?;
+    for applet in APPLETS {
+        let link = tree.join("bin").join(applet);
+        if !link.exists() {
+            std::os::unix::fs::symlink("busybox", link)?;
+        }
+    }
+    fs::write(
+        tree.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n",
+    )?;
+    fs::write(
+        tree.join("etc/group"),
+        "root:x:0:\napp:x:1001:\nextra:x:2000:app\n",
+    )?;
+    let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"] });
+    archive(dir, &tree, &config, BUSYBOX)
+}
+
+/// Packs `tree` as the one layer of an image with this config and name.
+pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<PathBuf> {
+    let layer = dir.join("layer.tar");
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(tree)
+        .args(["--numeric-owner", "--owner=0", "--group=0", "-cf"])
+        .arg(&layer)
+        .arg("."))?;
+    let layer = fs::read(layer)?;
+
+    let layout = dir.join(format!("layout-{}", name.replace(['/', ':'], "-")));
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let diff_id = format!("sha256:{}", hex(&Sha256::digest(&layer)));
+    let layer = add(&blobs, &layer, "application/vnd.oci.image.layer.v1.tar")?;
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+    });
+    let config = add(
+        &blobs,
+        config.to_string().as_bytes(),
+        "application/vnd.oci.image.config.v1+json",
+    )?;
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
+    let mut manifest = add(&blobs, manifest.to_string().as_bytes(), media_type)?;
+    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+    fs::write(
+        layout.join("index.json"),
+        json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string(),
+    )?;
+    fs::write(
+        layout.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
+
+    let packed = layout.with_extension("tar");
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(&layout)
+        .arg("-cf")
+        .arg(&packed)
+        .arg("."))?;
+    Ok(packed)
+}
+
+fn add(blobs: &Path, bytes: &[u8], media_type: &str) -> Result<Value> {
+    let digest = hex(&Sha256::digest(bytes));
+    fs::File::create(blobs.join(&digest))?.write_all(bytes)?;
+    Ok(
+        json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() }),
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! A node: a daemon with mounts, network and process ids of its own, so that tests run side by side and leave nothing.
+//!
+//! A holder process keeps the namespaces while daemons come and go; its end takes everything with it.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use corten_proto::cri::{
+    VersionRequest, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
+};
+use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::wait::until;
+
+const MAX_MESSAGE: usize = 16 << 20;
+/// What process 1 of the node does: sets the namespaces up, then reaps.
+const HOLDER: &str = "ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/netns && touch \"$0\" \
+                      && while :; do sleep 1; done";
+
+/// One machine within the machine.
+#[derive(Debug)]
+pub struct Node {
+    dir: TempDir,
+    holder: Child,
+    /// Process 1 of the node, as the host sees it.
+    holder_pid: i32,
+    daemon: Option<Daemon>,
+    options: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Daemon {
+    /// `nsenter`, whose child the daemon is.
+    starter: Child,
+    pid: i32,
+}
+
+impl Node {
+    /// A node with a running daemon that has the embedded bridge network.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&["--dev-network"]).await
+    }
+
+    /// A node whose daemon gets `options` besides its directories.
+    pub async fn start_with(options: &[&str]) -> Result<Self> {
+        let mut node = Self::without_daemon(options).await?;
+        node.start_daemon().await?;
+        Ok(node)
+    }
+
+    /// The namespaces alone.
+    pub async fn without_daemon(options: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("corten-test-").tempdir()?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+        for name in ["certs.d", "net.d", "logs"] {
+            fs::create_dir(dir.path().join(name))?;
+        }
+        let ready = dir.path().join("ready");
+        let holder = Command::new("unshare")
+            .args([
+                "--mount",
+                "--net",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--propagation",
+                "private",
+            ])
+            .args(["--", "sh", "-c", HOLDER])
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("run unshare")?;
+        let holder_pid = until(|| async {
+            ensure!(ready.exists(), "the node's namespaces are not ready");
+            child_of(holder.id())
+        })
+        .await?;
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Ok(Self {
+            dir,
+            holder,
+            holder_pid,
+            daemon: None,
+            options,
+        })
+    }
+
+    /// A directory of this test, which the daemon sees at the same path.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir().join("root")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir().join("state")
+    }
+
+    /// Outside of the state directory, whose tmpfs only the node sees.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("corten.sock")
+    }
+
+    /// The daemon's process id, as the host sees it.
+    pub fn daemon_pid(&self) -> Result<i32> {
+        self.daemon
+            .as_ref()
+            .map(|daemon| daemon.pid)
+            .context("no daemon runs")
+    }
+
+    /// The id that marks what this node's daemon makes outside of its directories.
+    pub fn instance(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.root().join("instance"))?
+            .trim()
+            .to_owned())
+    }
+
+    pub async fn start_daemon(&mut self) -> Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir().join("corten.log"))?;
+        let dir = |name: &str| self.dir().join(name).display().to_string();
+        let starter = self
+            .command(&binary("corten")?.display().to_string())
+            .args([
+                "serve",
+                "--root",
+                &dir("root"),
+                "--state",
+                &dir("state"),
+                "--socket",
+                &dir("corten.sock"),
+            ])
+            .args([
+                "--certs-dir",
+                &dir("certs.d"),
+                "--cni-conf-dir",
+                &dir("net.d"),
+                "--cni-data-dir",
+                &dir("addresses"),
+            ])
+            .args(["--log-level", "debug"])
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("run nsenter")?;
+        let pid = until(|| async { child_of(starter.id()) }).await?;
+        self.daemon = Some(Daemon { starter, pid });
+        let answered = until(|| async {
+            let version = self
+                .runtime()
+                .await?
+                .version(VersionRequest::default())
+                .await?;
+            anyhow::Ok(version)
+        });
+        answered
+            .await
+            .with_context(|| format!("the daemon does not answer; its log:\n{}", self.log()))?;
+        Ok(())
+    }
+
+    /// Ends the daemon by `signal` and waits for its end.
+    pub fn end_daemon(&mut self, signal: Signal) -> Result<()> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        kill(Pid::from_raw(daemon.pid), signal).context("signal the daemon")?;
+        daemon.starter.wait().context("wait for the daemon")?;
+        Ok(())
+    }
+
+    /// What the daemon has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir().join("corten.log")).unwrap_or_default()
+    }
+
+    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
+        Ok(RuntimeServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub async fn images(&self) -> Result<ImageServiceClient<Channel>> {
+        Ok(ImageServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    async fn channel(&self) -> Result<Channel> {
+        let socket = self.socket();
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        Ok(Endpoint::from_static("http://corten")
+            .connect_with_connector(connector)
+            .await?)
+    }
+
+    /// A command inside of the node.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([
+            "-t",
+            &self.holder_pid.to_string(),
+            "-m",
+            "-n",
+            "-p",
+            "--",
+            program,
+        ]);
+        command
+    }
+
+    /// Runs a shell script inside of the node and returns its standard output.
+    pub fn shell(&self, script: &str) -> Result<String> {
+        let output = self
+            .command("sh")
+            .args(["-ec", script])
+            .stdin(Stdio::null())
+            .output()?;
+        stdout(script, &output)
+    }
+
+    /// Runs `corten` with `args` inside of the node.
+    pub fn corten(&self, args: &[&str]) -> Result<String> {
+        let output = self
+            .command(&binary("corten")?.display().to_string())
+            .args(args)
+            .output()?;
+        stdout(&format!("corten {}", args.join(" ")), &output)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.len().saturating_sub(8 << 10);
+            println!(
+                "--- the daemon's log, its end ---\n{}",
+                log.get(tail..).unwrap_or(&log)
+            );
+        }
+        // Process 1 of the node: its end is the end of all others, and of the namespaces.
+        let _ = kill(Pid::from_raw(self.holder_pid), Signal::SIGKILL);
+        let _ = self.holder.wait();
+        if let Some(daemon) = &mut self.daemon {
+            let _ = daemon.starter.wait();
+        }
+        if let Ok(instance) = self.instance() {
+            crate::leftovers::remove_cgroups(&format!("corten/{instance}"));
+        }
+    }
+}
+
+fn stdout(what: &str, output: &Output) -> Result<String> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    Err(anyhow!("{what}: {}\n{text}{error}", output.status))
+}
+
+/// The first child of a process, when it is there.
+fn child_of(pid: u32) -> Result<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    children
+        .split_whitespace()
+        .next()
+        .context("no child yet")?
+        .parse()
+        .context("children")
+}
+
+/// A binary of `make build`, or of `CORTEN_BIN_DIR`.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("CORTEN_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+    };
+    let path = dir.join(name);
+    path.canonicalize()
+        .with_context(|| format!("{} is not there: run `make build`", path.display()))
+}

@@ -1,0 +1,214 @@
+//! Requests for pods and containers, and the calls that most tests make.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
+use tonic::transport::Channel;
+
+use crate::{image::BUSYBOX, node::Node, wait::until};
+
+pub type Runtime = RuntimeServiceClient<Channel>;
+
+/// A pod on its own network, whose containers have PID namespaces of their own.
+pub fn pod(name: &str) -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            namespace: "test".into(),
+            attempt: 0,
+        }),
+        hostname: name.into(),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces(NamespaceMode::Pod, NamespaceMode::Container)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The same on the host's network.
+pub fn host_network_pod(name: &str) -> cri::PodSandboxConfig {
+    let mut config = pod(name);
+    // It has the host\'s name.
+    config.hostname.clear();
+    if let Some(context) = config
+        .linux
+        .as_mut()
+        .and_then(|linux| linux.security_context.as_mut())
+    {
+        context.namespace_options = Some(namespaces(NamespaceMode::Node, NamespaceMode::Container));
+    }
+    config
+}
+
+/// The namespace options with this network and PID mode.
+pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> cri::NamespaceOption {
+    cri::NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ..Default::default()
+    }
+}
+
+/// A container that runs `script` in the busybox image's shell.
+pub fn container(name: &str, script: &str) -> cri::ContainerConfig {
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata {
+            name: name.into(),
+            attempt: 0,
+        }),
+        image: Some(cri::ImageSpec {
+            image: BUSYBOX.into(),
+            ..Default::default()
+        }),
+        command: vec!["sh".into(), "-c".into(), script.into()],
+        log_path: format!("{name}.log"),
+        linux: Some(cri::LinuxContainerConfig {
+            security_context: Some(cri::LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces(NamespaceMode::Pod, NamespaceMode::Container)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+pub async fn run_pod(runtime: &mut Runtime, config: &cri::PodSandboxConfig) -> Result<String> {
+    let request = cri::RunPodSandboxRequest {
+        config: Some(config.clone()),
+        ..Default::default()
+    };
+    Ok(runtime
+        .run_pod_sandbox(request)
+        .await?
+        .into_inner()
+        .pod_sandbox_id)
+}
+
+pub async fn create(
+    runtime: &mut Runtime,
+    pod: &str,
+    config: &cri::ContainerConfig,
+) -> Result<String> {
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.into(),
+        config: Some(config.clone()),
+        sandbox_config: None,
+    };
+    Ok(runtime
+        .create_container(request)
+        .await?
+        .into_inner()
+        .container_id)
+}
+
+pub async fn start(runtime: &mut Runtime, container: &str) -> Result<()> {
+    runtime
+        .start_container(cri::StartContainerRequest {
+            container_id: container.into(),
+        })
+        .await?;
+    Ok(())
+}
+
+/// Creates and starts a container.
+pub async fn run(
+    runtime: &mut Runtime,
+    pod: &str,
+    config: &cri::ContainerConfig,
+) -> Result<String> {
+    let id = create(runtime, pod, config).await?;
+    start(runtime, &id).await?;
+    Ok(id)
+}
+
+pub async fn stop(runtime: &mut Runtime, container: &str, seconds: i64) -> Result<()> {
+    runtime
+        .stop_container(cri::StopContainerRequest {
+            container_id: container.into(),
+            timeout: seconds,
+        })
+        .await?;
+    Ok(())
+}
+
+pub async fn remove_pod(runtime: &mut Runtime, pod: &str) -> Result<()> {
+    runtime
+        .stop_pod_sandbox(cri::StopPodSandboxRequest {
+            pod_sandbox_id: pod.into(),
+        })
+        .await?;
+    runtime
+        .remove_pod_sandbox(cri::RemovePodSandboxRequest {
+            pod_sandbox_id: pod.into(),
+        })
+        .await?;
+    Ok(())
+}
+
+pub async fn status(runtime: &mut Runtime, container: &str) -> Result<cri::ContainerStatus> {
+    let request = cri::ContainerStatusRequest {
+        container_id: container.into(),
+        verbose: false,
+    };
+    runtime
+        .container_status(request)
+        .await?
+        .into_inner()
+        .status
+        .context("no status")
+}
+
+/// Waits until the container has exited.
+pub async fn exited(runtime: &Runtime, container: &str) -> Result<cri::ContainerStatus> {
+    until(|| async {
+        let status = status(&mut runtime.clone(), container).await?;
+        anyhow::ensure!(
+            status.state() == cri::ContainerState::ContainerExited,
+            "it is {:?}",
+            status.state()
+        );
+        Ok(status)
+    })
+    .await
+}
+
+/// Runs a shell script in a container.
+pub async fn exec(
+    runtime: &mut Runtime,
+    container: &str,
+    script: &str,
+) -> Result<cri::ExecSyncResponse> {
+    let cmd = vec!["sh".into(), "-c".into(), script.into()];
+    let limit = i64::try_from(Duration::from_secs(20).as_secs())?;
+    let request = cri::ExecSyncRequest {
+        container_id: container.into(),
+        cmd,
+        timeout: limit,
+    };
+    Ok(runtime.exec_sync(request).await?.into_inner())
+}
+
+/// The standard output of a script that has to succeed.
+pub async fn output(runtime: &mut Runtime, container: &str, script: &str) -> Result<String> {
+    let done = exec(runtime, container, script).await?;
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    anyhow::ensure!(
+        done.exit_code == 0,
+        "{script}: exit code {}: {stderr}",
+        done.exit_code
+    );
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+/// A pod with its log directory in the node's own directory.
+pub fn logged(node: &Node, mut config: cri::PodSandboxConfig) -> cri::PodSandboxConfig {
+    config.log_directory = node.dir().join("logs").display().to_string();
+    config
+}

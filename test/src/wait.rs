@@ -1,0 +1,30 @@
+//! The one way to wait in tests: for a condition, with a limit that `TEST_PATIENCE` scales.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// Far beyond what anything takes; reached only by a fault.
+const LIMIT: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(10);
+
+/// Asks until the answer is `Ok`.
+///
+/// # Errors
+/// The last answer when the limit is over.
+pub async fn until<T, E, F: Future<Output = Result<T, E>>>(
+    mut ask: impl FnMut() -> F,
+) -> Result<T, E> {
+    let patience: f64 = std::env::var("TEST_PATIENCE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
+    let end = Instant::now() + LIMIT.mul_f64(patience);
+    loop {
+        match ask().await {
+            Err(_) if Instant::now() < end => tokio::time::sleep(STEP).await,
+            answer => return answer,
+        }
+    }
+}

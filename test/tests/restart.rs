@@ -1,0 +1,181 @@
+//! The daemon dies and comes back: containers run on, and nothing of them is lost.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+
+use corten_proto::cri::{self, ContainerState};
+use corten_test::{image, leftovers::Leftovers, node::Node, pod, wait::until};
+use nix::sys::signal::Signal;
+
+async fn survives(signal: Signal) {
+    let mut node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::logged(&node, pod::pod("survivor")))
+        .await
+        .unwrap();
+    let ticker = pod::container(
+        "ticker",
+        "i=0; while :; do i=$((i + 1)); echo tick $i; sleep 0.05; done",
+    );
+    let ticker = pod::run(&mut runtime, &pod_id, &ticker).await.unwrap();
+    let mut mortal = pod::container(
+        "mortal",
+        "while ! test -e /gate/open; do sleep 0.05; done; exit 42",
+    );
+    let gate = node.dir().join("gate");
+    fs::create_dir(&gate).unwrap();
+    mortal.mounts = vec![cri::Mount {
+        host_path: gate.display().to_string(),
+        container_path: "/gate".into(),
+        ..Default::default()
+    }];
+    let mortal = pod::run(&mut runtime, &pod_id, &mortal).await.unwrap();
+    let waiting = pod::create(
+        &mut runtime,
+        &pod_id,
+        &pod::container("waiting", "sleep 1000"),
+    )
+    .await
+    .unwrap();
+    let started_at = pod::status(&mut runtime, &ticker).await.unwrap().started_at;
+
+    node.end_daemon(signal).unwrap();
+    fs::write(gate.join("open"), "").unwrap();
+    let log = node.dir().join("logs/ticker.log");
+    let lines = || fs::read_to_string(&log).unwrap().lines().count();
+    let then = lines();
+    until(|| async { if lines() > then + 5 { Ok(()) } else { Err(()) } })
+        .await
+        .unwrap();
+    until(|| async {
+        let left = node.shell("ls -1 /proc/[0-9]*/cmdline | wc -l; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '").unwrap();
+        if left.contains("/gate/open") { Err(left) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    node.start_daemon().await.unwrap();
+
+    let mut runtime = node.runtime().await.unwrap();
+    let status = pod::status(&mut runtime, &ticker).await.unwrap();
+    assert_eq!(
+        (status.state(), status.started_at),
+        (ContainerState::ContainerRunning, started_at)
+    );
+    let ended = pod::status(&mut runtime, &mortal).await.unwrap();
+    assert_eq!(
+        (ended.state(), ended.exit_code),
+        (ContainerState::ContainerExited, 42),
+        "{}",
+        ended.message
+    );
+    assert_eq!(
+        pod::output(&mut runtime, &ticker, "echo hello")
+            .await
+            .unwrap(),
+        "hello\n"
+    );
+    pod::start(&mut runtime, &waiting).await.unwrap();
+    assert_eq!(
+        pod::status(&mut runtime, &waiting).await.unwrap().state(),
+        ContainerState::ContainerRunning
+    );
+    let text = fs::read_to_string(&log).unwrap();
+    let ticks: Vec<u32> = text
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(
+        ticks.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "a line was lost or doubled"
+    );
+
+    pod::remove_pod(&mut runtime, &pod_id).await.unwrap();
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_survive_a_kill() {
+    survives(Signal::SIGKILL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_survive_a_drain() {
+    survives(Signal::SIGTERM).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_record_does_not_stop_the_start() {
+    let mut node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let good = pod::run_pod(&mut runtime, &pod::pod("good")).await.unwrap();
+    node.end_daemon(Signal::SIGKILL).unwrap();
+    fs::write(node.root().join("pods").join("b".repeat(64)), "rubbish").unwrap();
+    node.start_daemon().await.unwrap();
+
+    let mut runtime = node.runtime().await.unwrap();
+    let pods = runtime
+        .list_pod_sandbox(cri::ListPodSandboxRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .items;
+    assert_eq!(
+        pods.iter().map(|pod| pod.id.as_str()).collect::<Vec<_>>(),
+        [good]
+    );
+    let status = runtime
+        .status(cri::StatusRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .status
+        .unwrap();
+    let told = status
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == "StoreComplete")
+        .unwrap();
+    assert!(
+        !told.status && told.message.contains("quarantine"),
+        "{}",
+        told.message
+    );
+    assert_eq!(
+        fs::read_dir(node.root().join("quarantine"))
+            .unwrap()
+            .count(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_leaves_nothing() {
+    let mut node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    for micros in (0..12).map(|step| step * 700) {
+        let mut runtime = node.runtime().await.unwrap();
+        let flow = tokio::spawn(async move {
+            let pod_id = pod::run_pod(&mut runtime, &pod::pod("cut")).await?;
+            pod::run(&mut runtime, &pod_id, &pod::container("cut", "sleep 1000")).await
+        });
+        tokio::time::sleep(std::time::Duration::from_micros(micros)).await;
+        node.end_daemon(Signal::SIGKILL).unwrap();
+        let _ = flow.await;
+        node.start_daemon().await.unwrap();
+        let mut runtime = node.runtime().await.unwrap();
+        let pods = runtime
+            .list_pod_sandbox(cri::ListPodSandboxRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .items;
+        for pod in pods {
+            pod::remove_pod(&mut runtime, &pod.id).await.unwrap();
+        }
+        Leftovers::settle(&node, &before).await.unwrap();
+    }
+}
