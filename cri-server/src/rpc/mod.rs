@@ -80,8 +80,7 @@ fn hash(request: &impl Message) -> Hash {
 macro_rules! handlers {
     ($service:ident {
         $($name:ident($request:ident) -> $reply:ident;)*
-        $(streams { $($stream:ident($stream_request:ident) -> $item:ident;)* })?
-    }) => {
+    } $(streams { $($stream:ident($stream_request:ident) -> $item:ident;)* })?) => {
         #[tonic::async_trait]
         impl $service for Server {
             $(
@@ -133,7 +132,6 @@ handlers!(ImageService {
     pull_image(PullImageRequest) -> PullImageResponse;
     remove_image(RemoveImageRequest) -> RemoveImageResponse;
     image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
-    streams {
-        stream_images(StreamImagesRequest) -> StreamImagesResponse;
-    }
+} streams {
+    stream_images(StreamImagesRequest) -> StreamImagesResponse;
 });

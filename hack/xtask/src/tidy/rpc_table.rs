@@ -72,7 +72,7 @@ fn rows(readme: &str) -> BTreeMap<&str, (usize, &str)> {
 fn served(tree: &Tree) -> BTreeSet<String> {
     let text = mask(tree.file(DAEMON).unwrap_or_default());
     let tables = text.split(HANDLERS).skip(1);
-    let lines = tables.flat_map(|table| table.split("\n}").next().unwrap_or_default().lines());
+    let lines = tables.flat_map(|table| table.split("\n});").next().unwrap_or_default().lines());
     let method = |line: &str| Some(line.split_once('(')?.0.trim().to_owned());
     lines.filter_map(method).collect()
 }
