@@ -71,33 +71,18 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
         .args(["--numeric-owner", "--owner=0", "--group=0", "-cf"])
         .arg(&layer)
         .arg("."))?;
-    let layer = fs::read(layer)?;
+    archive_of_layer(dir, &fs::read(layer)?, config, name)
+}
 
+/// An OCI archive of an image whose one layer is this tar.
+pub fn archive_of_layer(dir: &Path, layer: &[u8], config: &Value, name: &str) -> Result<PathBuf> {
     let layout = dir.join(format!("layout-{}", name.replace(['/', ':'], "-")));
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
-    let diff_id = format!("sha256:{}", hex(&Sha256::digest(&layer)));
-    let layer = add(&blobs, &layer, "application/vnd.oci.image.layer.v1.tar")?;
-    let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": config,
-        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
-    });
-    let config = add(
-        &blobs,
-        config.to_string().as_bytes(),
-        "application/vnd.oci.image.config.v1+json",
-    )?;
-    let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let manifest =
-        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
-    let mut manifest = add(&blobs, manifest.to_string().as_bytes(), media_type)?;
+    let mut manifest = write_image(&blobs, layer, config)?;
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
-    fs::write(
-        layout.join("index.json"),
-        json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string(),
-    )?;
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(layout.join("index.json"), index.to_string())?;
     fs::write(
         layout.join("oci-layout"),
         r#"{"imageLayoutVersion":"1.0.0"}"#,
@@ -111,6 +96,24 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
         .arg(&packed)
         .arg("."))?;
     Ok(packed)
+}
+
+/// Writes layer, config and manifest as files named by their digests. Returns the manifest's descriptor.
+pub fn write_image(blobs: &Path, layer: &[u8], config: &Value) -> Result<Value> {
+    let diff_id = format!("sha256:{}", hex(&Sha256::digest(layer)));
+    let layer = add(blobs, layer, "application/vnd.oci.image.layer.v1.tar")?;
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+    });
+    let media_type = "application/vnd.oci.image.config.v1+json";
+    let config = add(blobs, config.to_string().as_bytes(), media_type)?;
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
+    add(blobs, manifest.to_string().as_bytes(), media_type)
 }
 
 fn add(blobs: &Path, bytes: &[u8], media_type: &str) -> Result<Value> {

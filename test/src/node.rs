@@ -100,6 +100,11 @@ impl Node {
         })
     }
 
+    /// For daemons that are started from now on.
+    pub fn add_options(&mut self, options: impl IntoIterator<Item = String>) {
+        self.options.extend(options);
+    }
+
     /// A directory of this test, which the daemon sees at the same path.
     pub fn dir(&self) -> &Path {
         self.dir.path()
