@@ -2,8 +2,11 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
 
 /// The interface in the pod.
 pub(crate) const INTERFACE: &str = "eth0";
@@ -66,12 +69,33 @@ impl Attachment {
         )
     }
 
-    /// The namespace's path while it is there; else empty (CNI spec 1.1, DEL).
+    /// Whether all of it can become a file's name, and be told in CNI_ARGS.
+    pub(crate) fn check(&self) -> Result<()> {
+        let id = &self.container_id;
+        let is_id = |char: char| char.is_ascii_alphanumeric() || "_.-".contains(char);
+        if !id.starts_with(|char: char| char.is_ascii_alphanumeric()) || !id.chars().all(is_id) {
+            let (field, value) = ("container id", id.clone());
+            return Err(Error::Attachment { field, value });
+        }
+        for (field, value) in [
+            ("name", &self.pod_name),
+            ("namespace", &self.pod_namespace),
+            ("uid", &self.pod_uid),
+        ] {
+            if value.contains([';', '\0']) {
+                let value = value.clone();
+                return Err(Error::Attachment { field, value });
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespace's path while it is pinned there; else empty (CNI spec 1.1, DEL). After a reboot the file may be
+    /// there without a namespace.
     pub(crate) fn present_netns(&self) -> String {
-        if self.netns.exists() {
-            self.netns.display().to_string()
-        } else {
-            String::new()
+        match statfs(&self.netns) {
+            Ok(found) if found.filesystem_type() == NSFS_MAGIC => self.netns.display().to_string(),
+            _ => String::new(),
         }
     }
 
@@ -105,6 +129,22 @@ pub(crate) fn ips(result: &Value) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_another_argument_is_refused() {
+        let pod = |id: &str, name: &str| Attachment {
+            container_id: id.into(),
+            netns: "/netns".into(),
+            pod_name: name.into(),
+            pod_namespace: String::new(),
+            pod_uid: String::new(),
+            port_mappings: Vec::new(),
+        };
+        pod("0a_.-", "a-pod").check().unwrap();
+        for (id, name) in [("", ""), ("../a", ""), (".a", ""), ("a", "pod;IP=10.0.0.1")] {
+            assert!(pod(id, name).check().is_err(), "{id} {name}");
+        }
+    }
 
     #[test]
     fn addresses_of_all_versions_are_found() {

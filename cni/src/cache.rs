@@ -1,6 +1,9 @@
 //! What each pod was attached with, so that it can be detached when the configuration has changed since.
 //!
-//! `<cache_dir>/<container id>.json`, written before the first plugin runs and again with the result.
+//! ```text
+//! <cache_dir>/<container id>.json      from before the first plugin runs, and again with the result
+//! <cache_dir>/<container id>.leaving   the plugins have detached it; its link and addresses are on their way back
+//! ```
 
 use std::{
     fs, io,
@@ -16,6 +19,10 @@ use crate::{
 };
 
 const MAX_FILE: u64 = 4 << 20;
+const ATTACHED: &str = "json";
+const LEAVING: &str = "leaving";
+/// Half written.
+const ASIDE: &str = "new";
 
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -26,6 +33,10 @@ pub(crate) struct Cache {
 pub(crate) struct Entry {
     pub(crate) attachment: Attachment,
     pub(crate) conflist: Value,
+    /// Built-in plugins were not run as programs.
+    pub(crate) builtin: bool,
+    /// The node's pod networks of the day.
+    pub(crate) pod_cidrs: Vec<String>,
     /// Null until the attachment was made.
     pub(crate) result: Value,
 }
@@ -35,61 +46,96 @@ impl Cache {
         Self { dir }
     }
 
-    fn path(&self, id: &str) -> PathBuf {
-        self.dir.join(format!("{id}.json"))
+    fn path(&self, id: &str, extension: &str) -> PathBuf {
+        self.dir.join(format!("{id}.{extension}"))
     }
 
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         fs::create_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
-        let path = self.path(&entry.attachment.container_id);
-        let aside = path.with_extension("new");
+        let id = &entry.attachment.container_id;
+        let (path, aside) = (self.path(id, ATTACHED), self.path(id, ASIDE));
         let bytes = serde_json::to_vec(entry)
             .map_err(io::Error::other)
             .doing(|| "encode an attachment".into())?;
-        fs::write(&aside, bytes).doing(|| format!("write {}", aside.display()))?;
-        fs::rename(&aside, &path).doing(|| format!("rename to {}", path.display()))
+        fs::write(&aside, bytes)
+            .and_then(|()| fs::rename(&aside, &path))
+            .doing(|| format!("write {}", path.display()))
     }
 
     /// What the pod was attached with, if it is known.
     pub(crate) fn read(&self, id: &str) -> Result<Option<Entry>> {
-        let path = self.path(id);
-        let doing = || format!("read {}", path.display());
-        let size = match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.doing(doing)?.len(),
-        };
-        if size > MAX_FILE {
-            return Err(Error::Configuration {
-                file: path.display().to_string(),
-                reason: "it is too large".into(),
-            });
-        }
-        let bytes = fs::read(&path).doing(doing)?;
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(io::Error::other)
-            .doing(doing)
+        read(&self.path(id, ATTACHED))
     }
 
-    /// Removes the entry, and what a killed daemon has left of writing it.
-    pub(crate) fn remove(&self, id: &str) -> Result<()> {
-        let path = self.path(id);
-        for path in [path.with_extension("new"), path] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => result.doing(|| format!("remove {}", path.display()))?,
-            }
+    /// Nothing but [`Self::forget`] is left to do for the pod.
+    pub(crate) fn leave(&self, id: &str) -> Result<()> {
+        let (from, to) = (self.path(id, ATTACHED), self.path(id, LEAVING));
+        fs::rename(&from, &to).doing(|| format!("rename {} to {}", from.display(), to.display()))
+    }
+
+    /// Removes the pod's files, and what a killed daemon has left of writing them.
+    pub(crate) fn forget(&self, id: &str) -> Result<()> {
+        for extension in [ASIDE, ATTACHED, LEAVING] {
+            remove(&self.path(id, extension))?;
         }
         Ok(())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        let is_entry = |path: &Path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        };
-        fs::read_dir(&self.dir).map_or(true, |entries| {
-            !entries.flatten().any(|entry| is_entry(&entry.path()))
-        })
+    /// Removes the mark of [`Self::leave`].
+    pub(crate) fn left(&self, id: &str) -> Result<()> {
+        remove(&self.path(id, LEAVING))
     }
+
+    /// Everybody who was attached; who cannot be read is left out.
+    pub(crate) fn attached(&self) -> Vec<Entry> {
+        let entries = self.files(ATTACHED).into_iter();
+        entries.filter_map(|path| read(&path).ok()?).collect()
+    }
+
+    /// Everybody who was leaving when the last daemon ended.
+    pub(crate) fn leaving(&self) -> Vec<Entry> {
+        let entries = self.files(LEAVING).into_iter();
+        entries.filter_map(|path| read(&path).ok()?).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files(ATTACHED).is_empty() && self.files(LEAVING).is_empty()
+    }
+
+    fn files(&self, wanted: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return Vec::new();
+        };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == wanted)
+            })
+            .collect()
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.doing(|| format!("remove {}", path.display())),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Entry>> {
+    let doing = || format!("read {}", path.display());
+    let broken = |reason| Error::Configuration {
+        file: path.display().to_string(),
+        reason,
+    };
+    let size = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.doing(doing)?.len(),
+    };
+    if size > MAX_FILE {
+        return Err(broken(format!("it is larger than {MAX_FILE} bytes")));
+    }
+    let entry = serde_json::from_slice(&fs::read(path).doing(doing)?);
+    entry.map(Some).map_err(|error| broken(error.to_string()))
 }

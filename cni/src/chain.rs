@@ -1,189 +1,222 @@
-//! The plugins of a configuration, one after the other (CNI spec 1.1, section 3).
-
-use std::sync::Arc;
+//! The plugins of a configuration, one after the other (CNI spec 1.1, section 3). Blocks, and so runs on threads that may.
 
 use serde_json::{Map, Value, json};
-use tokio::task::spawn_blocking;
 
 use crate::{
-    Cni,
+    Inner,
     attachment::{Attached, Attachment, ips},
     builtin::Call,
     cache::Entry,
-    conflist::Conflist,
+    conflist::{Conflist, kind},
     error::{Doing, Error, Result},
-    exec::{self, Run},
+    exec::{Run, find},
     netlink::Links,
+    reaper::Leaving,
 };
 
-pub(crate) async fn add(cni: &Cni, conflist: &Conflist, pod: Attachment) -> Result<Attached> {
-    cni.check_plugins(conflist)?;
+/// Attaches a pod. What a failed attempt has made is undone.
+pub(crate) fn add(cni: &Inner, pod: Attachment) -> Result<Attached> {
+    pod.check()?;
+    let conflist = cni.networks.current()?;
+    cni.check_plugins(&conflist)?;
+    cni.builtin.reaper.wait_for(&pod.container_id);
     let mut entry = Entry {
-        attachment: pod.clone(),
+        attachment: pod,
         conflist: conflist.to_json(),
+        builtin: cni.options.builtin,
+        pod_cidrs: cni.pod_cidrs(),
         result: Value::Null,
     };
-    cni.0.cache.write(&entry)?;
-    match add_all(cni, conflist, &pod).await {
-        Ok(result) => {
-            entry.result.clone_from(&result);
-            cni.0.cache.write(&entry)?;
-            Ok(Attached {
-                ips: ips(&result),
-                result,
-            })
+    cni.cache.write(&entry)?;
+    let added = add_all(cni, &conflist, &mut entry).and_then(|()| cni.cache.write(&entry));
+    if let Err(error) = added {
+        if let Err(left) = detach(cni, &entry) {
+            tracing::warn!(error = %left, "a failed attachment could not be undone");
         }
-        Err(error) => {
-            if let Err(left) = del(cni, pod).await {
-                tracing::warn!(error = %left, "a failed attachment could not be undone");
-            }
-            Err(error)
-        }
+        return Err(error);
     }
-}
-
-async fn add_all(cni: &Cni, conflist: &Conflist, pod: &Attachment) -> Result<Value> {
-    let netns = pod.netns.clone();
-    blocking(move || {
-        let doing = || format!("bring lo up in {}", netns.display());
-        let mut links = Links::open_in(&netns).doing(doing)?;
-        match links.find("lo").doing(doing)? {
-            Some(lo) => links.set_up(lo.index, &[], &[]).doing(doing),
-            None => Ok(()),
-        }
+    Ok(Attached {
+        ips: ips(&entry.result),
+        result: entry.result,
     })
-    .await?;
-    let mut result = Value::Null;
-    for plugin in &conflist.plugins {
-        let config = config(cni, conflist, plugin, pod, &result);
-        result = match call(cni, conflist, plugin, "ADD", config, pod).await? {
-            // A plugin that adds nothing may say nothing.
-            Value::Null => result,
-            new => new,
-        };
-    }
-    Ok(result)
 }
 
-pub(crate) async fn del(cni: &Cni, pod: Attachment) -> Result<()> {
-    let (conflist, result, pod) = match cni.0.cache.read(&pod.container_id)? {
-        Some(entry) => {
-            let conflist = Conflist::parse(&entry.conflist, None)?;
+/// The result of the whole is that of the last plugin that has one.
+fn add_all(cni: &Inner, conflist: &Conflist, entry: &mut Entry) -> Result<()> {
+    let netns = &entry.attachment.netns;
+    let mut inside = Links::open_in(netns)
+        .and_then(|mut links| links.set_loopback_up().map(|()| links))
+        .doing(|| format!("bring lo up in {}", netns.display()))?;
+    for plugin in &conflist.plugins {
+        let config = config(entry, conflist, plugin);
+        let pod = &entry.attachment;
+        let result = if is_built_in(entry, plugin) {
+            let call = Call {
+                config: &config,
+                pod,
+            };
+            cni.builtin.add(&call, &mut inside)?
+        } else {
+            run(cni, conflist, "ADD", &config, pod)?
+        };
+        if !result.is_null() {
+            entry.result = result;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches a pod with the configuration that it was attached with. Without one it was never begun, or is done.
+pub(crate) fn del(cni: &Inner, pod: Attachment) -> Result<()> {
+    pod.check()?;
+    let entry = match cni.cache.read(&pod.container_id) {
+        Ok(Some(entry)) => Entry {
             // The pin may have moved with the state directory.
-            let pod = Attachment {
+            attachment: Attachment {
                 netns: pod.netns,
                 ..entry.attachment
-            };
-            (conflist, entry.result, pod)
+            },
+            ..entry
+        },
+        Ok(None) => return Ok(()),
+        Err(error @ Error::Configuration { .. }) => {
+            tracing::warn!(%error, "a pod is detached with the configuration of today");
+            Entry {
+                conflist: cni.networks.current()?.to_json(),
+                builtin: cni.options.builtin,
+                pod_cidrs: cni.pod_cidrs(),
+                result: Value::Null,
+                attachment: pod,
+            }
         }
-        // It was never begun.
-        None => return cni.0.cache.remove(&pod.container_id),
+        Err(error) => return Err(error),
     };
+    detach(cni, &entry)
+}
+
+/// The last plugin first; one that fails does not keep the others.
+fn detach(cni: &Inner, entry: &Entry) -> Result<()> {
+    let conflist = Conflist::parse(&entry.conflist, None)?;
+    let mut leaving = Vec::new();
     let mut first = Ok(());
     for plugin in conflist.plugins.iter().rev() {
-        let config = config(cni, &conflist, plugin, &pod, &result);
-        match call(cni, &conflist, plugin, "DEL", config, &pod).await {
+        match detach_one(cni, &conflist, plugin, entry) {
+            Ok(left) => leaving.extend(left),
             // Its program is gone, and with it the only one who knows what it made: that must not keep the pod for ever.
             Err(error @ Error::MissingPlugin { .. }) => {
-                tracing::warn!(%error, "a plugin could not be asked to detach")
+                tracing::warn!(%error, "a plugin could not be asked to detach");
             }
             Err(error) => first = first.and(Err(error)),
-            Ok(_) => {}
         }
     }
     first?;
-    cni.0.cache.remove(&pod.container_id)
+    let id = &entry.attachment.container_id;
+    if leaving.is_empty() {
+        return cni.cache.forget(id);
+    }
+    cni.cache.leave(id)?;
+    for left in leaving {
+        cni.builtin.reaper.take(left);
+    }
+    Ok(())
+}
+
+fn detach_one(
+    cni: &Inner,
+    conflist: &Conflist,
+    plugin: &Map<String, Value>,
+    entry: &Entry,
+) -> Result<Option<Leaving>> {
+    let config = config(entry, conflist, plugin);
+    let pod = &entry.attachment;
+    if is_built_in(entry, plugin) {
+        let call = Call {
+            config: &config,
+            pod,
+        };
+        return cni.builtin.del(&call);
+    }
+    run(cni, conflist, "DEL", &config, pod).map(|_| None)
+}
+
+/// Whoever has attached a pod detaches it, whatever the options say since.
+fn is_built_in(entry: &Entry, plugin: &Map<String, Value>) -> bool {
+    entry.builtin && crate::builtin::has(plugin)
+}
+
+fn run(
+    cni: &Inner,
+    conflist: &Conflist,
+    command: &'static str,
+    config: &Value,
+    pod: &Attachment,
+) -> Result<Value> {
+    let plugin = config["type"].as_str().unwrap_or_default();
+    let bin_dirs = &cni.options.bin_dirs;
+    let program = find(plugin, bin_dirs).ok_or_else(|| cni.missing(plugin, conflist))?;
+    let run = Run {
+        plugin,
+        command,
+        config,
+        pod,
+        bin_dirs,
+        limit: cni.options.timeout,
+    };
+    run.run(&program)
 }
 
 /// What a plugin gets (CNI spec 1.1, section 3, "Deriving request configuration from plugin configuration").
-fn config(
-    cni: &Cni,
-    conflist: &Conflist,
-    plugin: &Map<String, Value>,
-    pod: &Attachment,
-    result: &Value,
-) -> Value {
+pub(crate) fn config(entry: &Entry, conflist: &Conflist, plugin: &Map<String, Value>) -> Value {
     let mut config = plugin.clone();
     config.insert("name".into(), json!(conflist.name));
     config.insert("cniVersion".into(), json!(conflist.version));
     if let Some(capabilities) = config.remove("capabilities") {
-        let runtime = runtime_config(&capabilities, pod, &cni.pod_cidrs());
+        let runtime = runtime_config(&capabilities, entry);
         if !runtime.is_empty() {
             config.insert("runtimeConfig".into(), Value::Object(runtime));
         }
     }
-    if !result.is_null() {
-        config.insert("prevResult".into(), result.clone());
+    if !entry.result.is_null() {
+        config.insert("prevResult".into(), entry.result.clone());
     }
     Value::Object(config)
 }
 
 /// What the plugin says that it can do, of what there is to do (CNI conventions, "Dynamic Plugin specific Fields").
-fn runtime_config(
-    capabilities: &Value,
-    pod: &Attachment,
-    pod_cidrs: &[String],
-) -> Map<String, Value> {
+fn runtime_config(capabilities: &Value, entry: &Entry) -> Map<String, Value> {
     let mut runtime = Map::new();
+    let pod = &entry.attachment;
     if capabilities["portMappings"] == true && !pod.port_mappings.is_empty() {
         runtime.insert("portMappings".into(), pod.port_mappings_json());
     }
-    if capabilities["ipRanges"] == true && !pod_cidrs.is_empty() {
-        let ranges = pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr }]));
+    if capabilities["ipRanges"] == true && !entry.pod_cidrs.is_empty() {
+        let ranges = entry.pod_cidrs.iter();
+        let ranges = ranges.map(|cidr| json!([{ "subnet": cidr }]));
         runtime.insert("ipRanges".into(), ranges.collect());
     }
     runtime
 }
 
-async fn call(
-    cni: &Cni,
-    conflist: &Conflist,
-    plugin: &Map<String, Value>,
-    command: &'static str,
-    config: Value,
-    pod: &Attachment,
-) -> Result<Value> {
-    let kind = plugin
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if cni.is_built_in(plugin) {
-        let (builtin, pod) = (Arc::clone(&cni.0.builtin), pod.clone());
-        return blocking(move || {
-            let call = Call {
-                config: &config,
-                pod: &pod,
-            };
-            if command == "ADD" {
-                builtin.add(&call)
-            } else {
-                builtin.del(&call).map(|()| Value::Null)
+impl Inner {
+    /// Whether each plugin is built in, or is there.
+    pub(crate) fn check_plugins(&self, conflist: &Conflist) -> Result<()> {
+        for plugin in &conflist.plugins {
+            let is_built_in = self.options.builtin && crate::builtin::has(plugin);
+            if !is_built_in && find(kind(plugin), &self.options.bin_dirs).is_none() {
+                return Err(self.missing(kind(plugin), conflist));
             }
-        })
-        .await;
+        }
+        Ok(())
     }
-    let options = &cni.0.options;
-    let program = exec::find(kind, &options.bin_dirs).ok_or_else(|| cni.missing(kind, conflist))?;
-    let run = Run {
-        plugin: kind,
-        command,
-        config: &config,
-        pod,
-        bin_dirs: &options.bin_dirs,
-        limit: options.timeout,
-    };
-    run.run(&program).await
-}
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::Io {
-            doing: "run a built-in plugin".into(),
-            source: std::io::Error::other(error),
-        }),
+    fn missing(&self, plugin: &str, conflist: &Conflist) -> Error {
+        let dirs = self.options.bin_dirs.iter();
+        let dirs = dirs.map(|dir| dir.display().to_string());
+        Error::MissingPlugin {
+            plugin: plugin.to_owned(),
+            file: conflist.file_name(),
+            dirs: dirs.collect::<Vec<_>>().join(", "),
+        }
     }
 }
 
@@ -193,19 +226,24 @@ mod tests {
 
     #[test]
     fn a_plugin_gets_what_it_asks_for() {
-        let pod = Attachment {
-            container_id: "id".into(),
-            netns: "/netns".into(),
-            pod_name: String::new(),
-            pod_namespace: String::new(),
-            pod_uid: String::new(),
-            port_mappings: Vec::new(),
+        let entry = Entry {
+            attachment: Attachment {
+                container_id: "id".into(),
+                netns: "/netns".into(),
+                pod_name: String::new(),
+                pod_namespace: String::new(),
+                pod_uid: String::new(),
+                port_mappings: Vec::new(),
+            },
+            conflist: Value::Null,
+            builtin: true,
+            pod_cidrs: vec!["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()],
+            result: Value::Null,
         };
-        let cidrs = ["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()];
         let all = json!({ "portMappings": true, "ipRanges": true });
         let want =
             json!({ "ipRanges": [[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "fd00::/64" }]] });
-        assert_eq!(Value::Object(runtime_config(&all, &pod, &cidrs)), want);
-        assert!(runtime_config(&json!({}), &pod, &cidrs).is_empty());
+        assert_eq!(Value::Object(runtime_config(&all, &entry)), want);
+        assert!(runtime_config(&json!({}), &entry).is_empty());
     }
 }

@@ -1,20 +1,13 @@
 //! Network configurations (CNI spec 1.1, section 1): a list of plugins under a name.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 
-/// A larger file is no configuration.
-const MAX_FILE: u64 = 1 << 20;
-const VERSIONS: [&str; 7] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
-];
+/// Those whose results have a list of addresses.
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,21 +20,20 @@ pub(crate) struct Conflist {
 }
 
 impl Conflist {
-    /// Reads a list, or one plugin without a list (`.conf`, before version 0.3).
+    /// Reads a list, or one plugin without a list (`.conf`).
     pub(crate) fn parse(value: &Value, file: Option<&Path>) -> Result<Self> {
         let invalid = |reason: String| Error::Configuration {
             file: file_name(file),
             reason,
         };
         let name = value["name"].as_str().unwrap_or_default();
-        if name.is_empty() || name.contains('/') {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return Err(invalid(format!("name {name:?} is not a network's name")));
         }
-        let version = value["cniVersion"].as_str().unwrap_or("0.2.0");
+        let version = value["cniVersion"].as_str().unwrap_or_default();
         if !VERSIONS.contains(&version) {
-            return Err(invalid(format!(
-                "cniVersion {version:?} is not known: the newest is 1.1.0"
-            )));
+            let known = "is not one of 0.3.0 to 1.1.0";
+            return Err(invalid(format!("cniVersion {version:?} {known}")));
         }
         let plugins = match (&value["plugins"], value["type"].as_str()) {
             (Value::Array(plugins), _) => plugins.clone(),
@@ -76,74 +68,19 @@ fn plugin(value: Value) -> Option<Map<String, Value>> {
     };
     let kind = plugin.get("type")?.as_str()?;
     // It becomes a file's name.
-    (!kind.is_empty() && !kind.contains('/')).then_some(plugin)
+    (!kind.is_empty() && !kind.contains('/') && !kind.starts_with('.')).then_some(plugin)
 }
 
 fn file_name(file: Option<&Path>) -> String {
     file.map_or_else(|| "(embedded)".into(), |file| file.display().to_string())
 }
 
-/// The first valid configuration of the directory by name; else why the first of them is not valid.
-pub(crate) fn load(dir: &Path) -> Result<Option<Conflist>> {
-    let mut first = Ok(None);
-    for path in files(dir)? {
-        match read(&path) {
-            Ok(conflist) => return Ok(Some(conflist)),
-            Err(error) => {
-                tracing::warn!(error = %error, "a network configuration is passed over");
-                if first.is_ok() {
-                    first = Err(error);
-                }
-            }
-        }
-    }
-    first
-}
-
-fn read(path: &Path) -> Result<Conflist> {
-    let doing = || format!("read network configuration {}", path.display());
-    let invalid = |reason: String| Error::Configuration {
-        file: path.display().to_string(),
-        reason,
-    };
-    if fs::metadata(path).doing(doing)?.len() > MAX_FILE {
-        return Err(invalid(format!("it is larger than {MAX_FILE} bytes")));
-    }
-    let text = fs::read(path).doing(doing)?;
-    let value = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
-    Conflist::parse(&value, Some(path))
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.doing(|| format!("list {}", dir.display()))?,
-    };
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_configuration(path))
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-fn is_configuration(path: &Path) -> bool {
-    path.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|name| matches!(name, "conflist" | "conf" | "json"))
-}
-
-/// What changes when a configuration does: cheap to find out, so that it is asked every time.
-pub(crate) fn fingerprint(dir: &Path) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
-    let files = files(dir).unwrap_or_default().into_iter();
-    let seen = files.map(|path| {
-        let metadata = fs::metadata(&path).ok();
-        let changed = metadata
-            .as_ref()
-            .and_then(|metadata| metadata.modified().ok());
-        (path, changed, metadata.map_or(0, |metadata| metadata.len()))
-    });
-    seen.collect()
+/// The plugin's `type`, which is its program's name.
+pub(crate) fn kind(plugin: &Map<String, Value>) -> &str {
+    plugin
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -151,39 +88,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_valid_file_wins_and_broken_ones_are_told() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()).unwrap(), None);
-        fs::write(dir.path().join("10-broken.conflist"), "{").unwrap();
-        assert!(
-            load(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("10-broken")
-        );
-        let good =
-            json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{ "type": "bridge" }] });
-        fs::write(dir.path().join("20-good.conflist"), good.to_string()).unwrap();
-        fs::write(dir.path().join("00-ignored.txt"), "").unwrap();
-        assert_eq!(load(dir.path()).unwrap().unwrap().name, "net");
-    }
-
-    #[test]
     fn a_plugin_is_not_a_path() {
         for plugins in [
             json!([{ "type": "../evil" }]),
+            json!([{ "type": ".." }]),
             json!([{}]),
             json!([]),
             json!(["bridge"]),
         ] {
-            assert!(Conflist::parse(&json!({ "name": "n", "plugins": plugins }), None).is_err());
+            let list = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": plugins });
+            assert!(Conflist::parse(&list, None).is_err(), "{list}");
         }
-        assert!(
+    }
+
+    #[test]
+    fn versions_are_those_with_lists() {
+        let parse = |version: &str| {
             Conflist::parse(
-                &json!({ "name": "n", "cniVersion": "9", "type": "x" }),
-                None
+                &json!({ "name": "n", "cniVersion": version, "type": "x" }),
+                None,
             )
-            .is_err()
-        );
+        };
+        for version in VERSIONS {
+            assert_eq!(parse(version).unwrap().version, version);
+        }
+        for version in ["", "9", "0.2.0"] {
+            let told = parse(version).unwrap_err().to_string();
+            assert!(told.contains("0.3.0 to 1.1.0"), "{told}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What can go wrong with a network.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error(
         "no network configuration in {dir}: install a CNI plugin's configuration there, or serve with --dev-network"
@@ -29,13 +29,27 @@ pub enum Error {
         command: &'static str,
         limit: Duration,
     },
+    #[error("{field} {value:?} of the pod cannot be told to plugins")]
+    Attachment { field: &'static str, value: String },
     #[error("{doing}")]
-    Io { doing: String, source: io::Error },
+    Io {
+        doing: String,
+        source: Arc<io::Error>,
+    },
     #[error("network {network}: no address is free in {ranges}")]
     Exhausted { network: String, ranges: String },
 }
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn io(doing: String, source: io::Error) -> Self {
+        Self::Io {
+            doing,
+            source: Arc::new(source),
+        }
+    }
+}
 
 /// Says what was being done.
 pub(crate) trait Doing<T> {
@@ -44,9 +58,6 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            doing: what(),
-            source,
-        })
+        self.map_err(|source| Error::io(what(), source))
     }
 }

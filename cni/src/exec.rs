@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
+    runtime::Handle,
     time::timeout,
 };
 
@@ -24,9 +25,10 @@ use crate::{
 };
 
 /// A result that is larger is none.
-const MAX_RESULT: u64 = 1 << 20;
+const MAX_RESULT: usize = 1 << 20;
 /// What is quoted of a plugin's complaints.
-const MAX_WORDS: u64 = 4 << 10;
+const MAX_WORDS: usize = 4 << 10;
+const CHUNK: usize = 16 << 10;
 
 /// One run of a plugin.
 #[derive(Debug)]
@@ -40,46 +42,58 @@ pub(crate) struct Run<'a> {
     pub(crate) limit: Duration,
 }
 
+/// What came of it.
+struct Ended {
+    is_success: bool,
+    output: Vec<u8>,
+    /// What it has complained of.
+    words: Vec<u8>,
+}
+
 /// Where the plugin is.
 pub(crate) fn find(plugin: &str, bin_dirs: &[PathBuf]) -> Option<PathBuf> {
-    bin_dirs
-        .iter()
-        .map(|dir| dir.join(plugin))
-        .find(|path| path.is_file())
+    let mut paths = bin_dirs.iter().map(|dir| dir.join(plugin));
+    paths.find(|path| path.is_file())
 }
 
 impl Run<'_> {
-    /// Runs the program and returns what it prints, null where it prints nothing.
-    pub(crate) async fn run(&self, program: &Path) -> Result<Value> {
+    /// Runs the program and returns what it prints, null where it prints nothing. Blocks; of a runtime's threads, those may
+    /// call it that may block.
+    pub(crate) fn run(&self, program: &Path) -> Result<Value> {
+        let ended = Handle::current().block_on(self.end(program))?;
+        if !ended.is_success {
+            return Err(self.failed(&ended));
+        }
+        if ended.output.len() > MAX_RESULT {
+            return Err(self.refuse(format!("its result is larger than {MAX_RESULT} bytes")));
+        }
+        if ended.output.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&ended.output).map_err(|error| {
+            let output = String::from_utf8_lossy(&ended.output);
+            let start: String = output.chars().take(MAX_WORDS).collect();
+            self.refuse(format!("its result is not JSON ({error}): {start}"))
+        })
+    }
+
+    async fn end(&self, program: &Path) -> Result<Ended> {
         let doing = || format!("run plugin {}", program.display());
         let mut child = self.command(program).spawn().doing(doing)?;
         let group = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let ended = timeout(self.limit, self.talk(&mut child)).await;
-        // Whatever it has started ends with it.
+        if let Ok(ended) = timeout(self.limit, self.talk(&mut child)).await {
+            return ended.doing(doing);
+        }
+        // It is not reaped yet, so that the group is its own; whatever it has started ends with it.
         if let Some(group) = group {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        let Ok(ended) = ended else {
-            let _ = child.wait().await;
-            let (plugin, command, limit) = (self.plugin.to_owned(), self.command, self.limit);
-            return Err(Error::Hung {
-                plugin,
-                command,
-                limit,
-            });
-        };
-        let (success, output, words) = ended.doing(doing)?;
-        if !success {
-            return Err(self.failed(&output, &words));
-        }
-        if output.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&output).map_err(|error| {
-            self.refuse(format!(
-                "its result is not JSON ({error}): {}",
-                String::from_utf8_lossy(&output)
-            ))
+        let _ = child.wait().await;
+        let (plugin, command, limit) = (self.plugin.to_owned(), self.command, self.limit);
+        Err(Error::Hung {
+            plugin,
+            command,
+            limit,
         })
     }
 
@@ -103,42 +117,47 @@ impl Run<'_> {
         command
     }
 
-    async fn talk(&self, child: &mut Child) -> io::Result<(bool, Vec<u8>, Vec<u8>)> {
+    async fn talk(&self, child: &mut Child) -> io::Result<Ended> {
         let config = self.config.to_string();
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let stdin = child.stdin.take();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let write = async {
             if let Some(mut stdin) = stdin {
                 // A plugin need not read its configuration.
                 let _ = stdin.write_all(config.as_bytes()).await;
             }
         };
-        let (_, output, words) =
-            tokio::join!(write, read(stdout, MAX_RESULT), read(stderr, MAX_WORDS));
-        let status = child.wait().await?;
-        Ok((status.success(), output?, words?))
+        let ((), output, words) = tokio::join!(write, read_start(stdout), read_tail(stderr));
+        Ok(Ended {
+            is_success: child.wait().await?.success(),
+            output: output?,
+            words: words?,
+        })
     }
 
-    /// In its own words: the error that it prints, or else what it has complained of.
-    fn failed(&self, output: &[u8], words: &[u8]) -> Error {
-        let told: Option<Value> = serde_json::from_slice(output).ok();
-        let text = |key: &str| {
-            told.as_ref()
-                .and_then(|told| told[key].as_str())
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        };
-        let (message, details) = (text("msg"), text("details"));
-        let complaint = String::from_utf8_lossy(words).trim().to_owned();
-        let words = [message, details, complaint]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>();
+    /// In its own words: the error that it prints (CNI spec 1.1, section 5, "Error"), and what it has complained of.
+    fn failed(&self, ended: &Ended) -> Error {
+        let told: Value = serde_json::from_slice(&ended.output).unwrap_or_default();
+        let mut words = Vec::new();
+        if let Some(code) = told["code"].as_u64() {
+            words.push(format!("code {code}"));
+        }
+        let told = ["msg", "details"].map(|key| told[key].as_str().unwrap_or_default().to_owned());
+        words.extend(told);
+        words.push(String::from_utf8_lossy(&ended.words).into_owned());
+        if words.iter().all(|part| part.trim().is_empty()) {
+            let output = String::from_utf8_lossy(&ended.output);
+            words.push(output.chars().take(MAX_WORDS).collect());
+        }
+        let words = words
+            .iter()
+            .map(|part| part.trim())
+            .filter(|part| !part.is_empty());
+        let words = words.collect::<Vec<_>>().join("; ");
         self.refuse(if words.is_empty() {
-            String::from_utf8_lossy(output).trim().to_owned()
+            "it does not say why".into()
         } else {
-            words.join("; ")
+            words
         })
     }
 
@@ -151,13 +170,54 @@ impl Run<'_> {
     }
 }
 
-/// Reads to the end and keeps the first `limit` bytes.
-async fn read(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// Reads to the end and keeps the start: one byte more than a result may have, if there are so many.
+async fn read_start(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    read(pipe, |chunk| {
+        let room = (MAX_RESULT + 1).saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    })
+    .await?;
+    Ok(kept)
+}
+
+/// Reads to the end and keeps it: complaints end with what went wrong.
+async fn read_tail(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    read(pipe, |chunk| {
+        kept.extend_from_slice(chunk);
+        kept.drain(..kept.len().saturating_sub(MAX_WORDS));
+    })
+    .await?;
+    Ok(kept)
+}
+
+async fn read(pipe: Option<impl AsyncRead + Unpin>, mut keep: impl FnMut(&[u8])) -> io::Result<()> {
     let Some(mut pipe) = pipe else {
-        return Ok(bytes);
+        return Ok(());
     };
-    (&mut pipe).take(limit).read_to_end(&mut bytes).await?;
-    tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
-    Ok(bytes)
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match pipe.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => keep(&buffer[..length]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_result_keeps_its_start_and_complaints_their_end() {
+        let mut bytes = vec![b'a'; MAX_RESULT];
+        bytes.extend([b'b'; MAX_WORDS]);
+        let start = read_start(Some(&bytes[..])).await.unwrap();
+        assert_eq!((start.len(), start.last()), (MAX_RESULT + 1, Some(&b'b')));
+        assert_eq!(
+            read_tail(Some(&bytes[..])).await.unwrap(),
+            [b'b'; MAX_WORDS]
+        );
+    }
 }

@@ -8,23 +8,28 @@ mod cache;
 mod chain;
 mod conflist;
 mod dev_network;
+mod directory;
 mod error;
 mod exec;
 mod netlink;
+mod reaper;
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 pub use attachment::{Attached, Attachment, PortMapping, Protocol};
 use builtin::Builtin;
 use cache::Cache;
-use conflist::Conflist;
+use directory::Directory;
 pub use error::Error;
-use netlink::nft::Table;
+use error::{Doing, Result};
+use netlink::{Links, nft::Table};
+use reaper::Reaper;
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -53,17 +58,10 @@ pub struct Cni(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     options: Options,
-    cache: Cache,
-    builtin: Arc<Builtin>,
-    loaded: Mutex<Option<Loaded>>,
+    networks: Directory,
+    cache: Arc<Cache>,
+    builtin: Builtin,
     pod_cidrs: Mutex<Vec<String>>,
-}
-
-/// A configuration, and what the directory looked like when it was read.
-#[derive(Debug)]
-struct Loaded {
-    seen: Vec<(PathBuf, Option<SystemTime>, u64)>,
-    conflist: Arc<Conflist>,
 }
 
 /// The configuration that pods are attached with.
@@ -76,28 +74,40 @@ pub struct Network {
 }
 
 impl Cni {
+    /// Goes on with what an earlier daemon of this instance has left of detached pods.
     pub fn new(options: Options) -> Self {
-        let table = Arc::new(Table::new(&options.instance));
+        let cache = Arc::new(Cache::new(options.cache_dir.clone()));
+        let reaper = Arc::new(Reaper::new(&options.instance, Arc::clone(&cache)));
         let builtin = Builtin {
-            table,
+            table: Table::new(&options.instance),
+            reaper,
+            cache: Arc::clone(&cache),
             data_dir: options.data_dir.clone(),
         };
+        for entry in cache.leaving() {
+            match builtin.leaving(&entry) {
+                Ok(leaving) => leaving
+                    .into_iter()
+                    .for_each(|left| builtin.reaper.take(left)),
+                Err(error) => tracing::warn!(%error, "what a detached pod has left stays"),
+            }
+        }
         Self(Arc::new(Inner {
-            cache: Cache::new(options.cache_dir.clone()),
-            builtin: Arc::new(builtin),
-            loaded: Mutex::new(None),
+            networks: Directory::new(&options),
+            cache,
+            builtin,
             pod_cidrs: Mutex::default(),
             options,
         }))
     }
 
-    /// The configuration that the next pod is attached with.
+    /// The configuration that the next pod is attached with: from memory, after a look at the directory.
     ///
     /// # Errors
     /// Why there is none: the condition NetworkReady.
-    pub fn status(&self) -> Result<Network, Error> {
-        let conflist = self.conflist()?;
-        self.check_plugins(&conflist)?;
+    pub fn status(&self) -> Result<Network> {
+        let conflist = self.0.networks.current()?;
+        self.0.check_plugins(&conflist)?;
         Ok(Network {
             name: conflist.name.clone(),
             file: conflist.file.clone(),
@@ -107,111 +117,84 @@ impl Cni {
 
     /// The node's pod networks as the kubelet tells them; for plugins with the capability `ipRanges`.
     pub fn set_pod_cidrs(&self, cidrs: Vec<String>) {
-        *self
+        let mut pod_cidrs = self
             .0
             .pod_cidrs
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = cidrs;
+            .unwrap_or_else(PoisonError::into_inner);
+        *pod_cidrs = cidrs;
     }
 
     /// Attaches a pod: `lo` and what the configuration says. What a failed attempt has made is undone.
     ///
     /// # Errors
     /// In the failed plugin's own words.
-    pub async fn add(&self, pod: Attachment) -> Result<Attached, Error> {
-        let conflist = self.conflist()?;
-        chain::add(self, &conflist, pod).await
+    pub async fn add(&self, pod: Attachment) -> Result<Attached> {
+        self.blocking("attach a pod", |cni| chain::add(cni, pod))
+            .await
     }
 
-    /// Detaches a pod with the configuration that it was attached with. One that is not attached is detached.
-    pub async fn del(&self, pod: Attachment) -> Result<(), Error> {
-        chain::del(self, pod).await
+    /// Detaches a pod with the configuration that it was attached with. One that is not attached is detached. Nobody reaches
+    /// it any more; its link and addresses are on their way back, see [`Self::wait_idle`].
+    ///
+    /// # Errors
+    /// Of the first plugin that failed, after all were asked. The call can be repeated.
+    pub async fn del(&self, pod: Attachment) -> Result<()> {
+        self.blocking("detach a pod", |cni| chain::del(cni, pod))
+            .await
+    }
+
+    /// Waits until what detached pods have left is gone, for some seconds.
+    pub async fn wait_idle(&self) {
+        let waited = self.blocking("wait for links", |cni| {
+            cni.builtin.reaper.wait();
+            Ok(())
+        });
+        if let Err(error) = waited.await {
+            tracing::error!(%error, "waiting for the network");
+        }
     }
 
     /// Takes away what the built-in plugins have made for all pods, when no pod is attached any more.
     pub async fn cleanup(&self) {
-        if !self.0.cache.is_empty() {
-            return;
-        }
-        let (builtin, options) = (Arc::clone(&self.0.builtin), self.0.options.clone());
-        let clean = move || {
-            builtin.table.remove()?;
-            builtin::remove_bridge(&dev_network::bridge(&options.instance))?;
-            dev_network::forget(&options.cache_dir)
-        };
-        match tokio::task::spawn_blocking(clean).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the network could not be taken away"),
-            Err(error) => tracing::error!(%error, "taking the network away panicked"),
+        let cleaned = self.blocking("take the network away", Inner::cleanup);
+        if let Err(error) = cleaned.await {
+            tracing::warn!(%error, "the network could not be taken away");
         }
     }
 
+    /// All work here is on files, netlink and programs.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let cni = Arc::clone(&self.0);
+        let ended = spawn_blocking(move || work(&cni)).await;
+        ended.map_err(std::io::Error::other).doing(|| what.into())?
+    }
+}
+
+impl Inner {
     fn pod_cidrs(&self) -> Vec<String> {
-        self.0
+        let pod_cidrs = self
             .pod_cidrs
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .unwrap_or_else(PoisonError::into_inner);
+        pod_cidrs.clone()
     }
 
-    /// Waits until what detached pods have left is gone.
-    pub async fn wait_idle(&self) {}
-
-    /// From memory while the directory looks as it did.
-    fn conflist(&self) -> Result<Arc<Conflist>, Error> {
-        let options = &self.0.options;
-        let seen = conflist::fingerprint(&options.conf_dir);
-        let mut loaded = self.0.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = loaded.as_ref().filter(|loaded| loaded.seen == seen) {
-            return Ok(Arc::clone(&loaded.conflist));
+    fn cleanup(&self) -> Result<()> {
+        self.builtin.reaper.wait();
+        if !self.cache.is_empty() {
+            return Ok(());
         }
-        let conflist = match conflist::load(&options.conf_dir)? {
-            Some(conflist) => conflist,
-            None if options.dev_network => {
-                dev_network::conflist(&options.instance, &options.cache_dir)?
-            }
-            None => {
-                return Err(Error::NoConfiguration {
-                    dir: options.conf_dir.display().to_string(),
-                });
-            }
-        };
-        let conflist = Arc::new(conflist);
-        *loaded = Some(Loaded {
-            seen,
-            conflist: Arc::clone(&conflist),
-        });
-        Ok(conflist)
-    }
-
-    fn check_plugins(&self, conflist: &Conflist) -> Result<(), Error> {
-        for plugin in &conflist.plugins {
-            let kind = plugin
-                .get("type")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            if !self.is_built_in(plugin) && exec::find(kind, &self.0.options.bin_dirs).is_none() {
-                return Err(self.missing(kind, conflist));
-            }
-        }
-        Ok(())
-    }
-
-    fn is_built_in(&self, plugin: &serde_json::Map<String, Value>) -> bool {
-        self.0.options.builtin && builtin::has(plugin)
-    }
-
-    fn missing(&self, plugin: &str, conflist: &Conflist) -> Error {
-        let dirs = self
-            .0
-            .options
-            .bin_dirs
-            .iter()
-            .map(|dir| dir.display().to_string());
-        Error::MissingPlugin {
-            plugin: plugin.to_owned(),
-            file: conflist.file_name(),
-            dirs: dirs.collect::<Vec<_>>().join(", "),
-        }
+        let table = self.builtin.table.remove();
+        table.doing(|| "delete the nf_tables table".into())?;
+        let bridge = dev_network::bridge(&self.options.instance);
+        Links::open()
+            .and_then(|mut links| links.delete(&bridge))
+            .doing(|| format!("delete bridge {bridge}"))?;
+        dev_network::forget(&self.options.cache_dir).doing(|| "forget the network".into())
     }
 }

@@ -14,12 +14,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Builtin, Call, has_only,
-    host_local::{self, Given, Pool},
+    host_local::{self, Given, Pool, parse_network},
 };
 use crate::{
     attachment::INTERFACE,
     error::{Doing, Error, Result},
-    netlink::{Address, Link, Links, Route, Veth},
+    netlink::{Address, Link, Links, Mac, Route, Veth, nft},
+    reaper::Leaving,
 };
 
 const KNOWN: [&str; 13] = [
@@ -34,8 +35,8 @@ const KNOWN: [&str; 13] = [
     "hairpinMode",
     "mtu",
     "ipam",
-    "prevResult",
     "dns",
+    "capabilities",
 ];
 /// The bridge port forwards nothing before it is up; then the first packet would be lost, and ARP waits a second.
 const PORT_UP: Duration = Duration::from_secs(2);
@@ -50,7 +51,6 @@ pub(super) fn is_supported(plugin: &Map<String, Value>) -> bool {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
-    name: String,
     #[serde(default = "default_bridge")]
     bridge: String,
     #[serde(default)]
@@ -63,7 +63,6 @@ struct Config {
     hairpin_mode: bool,
     #[serde(default)]
     mtu: u32,
-    ipam: Value,
 }
 
 fn default_bridge() -> String {
@@ -72,89 +71,100 @@ fn default_bridge() -> String {
 
 impl Config {
     fn read(call: &Call<'_>) -> Result<Self> {
-        let config: Self =
-            serde_json::from_value(call.config.clone()).map_err(|error| Error::Configuration {
-                file: "(plugin bridge)".into(),
-                reason: error.to_string(),
-            })?;
-        if config.bridge.is_empty() || config.bridge.len() > 15 || config.bridge.contains('/') {
-            let reason = format!(
-                "bridge {:?} is not an interface's name of at most 15 characters",
-                config.bridge
-            );
-            return Err(Error::Configuration {
-                file: "(plugin bridge)".into(),
-                reason,
-            });
+        let invalid = |reason| Error::Configuration {
+            file: "(plugin bridge)".into(),
+            reason,
+        };
+        let config: Self = serde_json::from_value(call.config.clone())
+            .map_err(|error| invalid(error.to_string()))?;
+        let name = &config.bridge;
+        if name.is_empty() || name.len() > 15 || name.contains('/') {
+            let what = "is not an interface's name of at most 15 characters";
+            return Err(invalid(format!("bridge {name:?} {what}")));
         }
         Ok(config)
+    }
+
+    fn has_gateway(&self) -> bool {
+        self.is_gateway || self.is_default_gateway
     }
 }
 
 /// The host's end: part of the container's id, which is random.
-fn host_name(id: &str) -> String {
+pub(crate) fn host_name(id: &str) -> String {
     format!("veth{}", id.get(..11).unwrap_or(id))
 }
 
-pub(super) fn add(builtin: &Builtin, call: &Call<'_>) -> Result<Value> {
+pub(super) fn add(builtin: &Builtin, call: &Call<'_>, inside: &mut Links) -> Result<Value> {
     let config = Config::read(call)?;
-    let pool = Pool::new(&config.name, &config.ipam, &builtin.data_dir)?;
-    let given = pool.reserve(&call.pod.container_id)?;
+    let pool = Pool::new(call.config, &builtin.data_dir)?;
+    let given = reserve(builtin, &pool, &call.pod.container_id)?;
     let mut host = Links::open().doing(|| "open a netlink socket".into())?;
     let bridge = ensure_bridge(&mut host, &config, &given)?;
-    let port = connect(&mut host, call, &config, &bridge)?;
-    let inside = set_up_pod(call, &config, &pool, &given)?;
+    let port = connect(&mut host, call, &config, &bridge, &given)?;
     let addresses: Vec<Address> = given.iter().map(|given| given.address).collect();
-    let table = || "set up nf_tables: masquerade for the pod".to_owned();
+    let routes = routes(&config, &pool, &given);
+    inside
+        .set_up(port.peer, &addresses, &routes)
+        .doing(|| format!("set up {INTERFACE} in {}", call.pod.netns.display()))?;
+    let pod = nft::Pod {
+        addresses,
+        masquerade: config.ip_masq,
+        ports: Vec::new(),
+    };
     builtin
         .table
-        .add_pod(&addresses, config.ip_masq)
-        .doing(table)?;
-    let port = wait_for_port(&mut host, &host_name(&call.pod.container_id), port)?;
+        .add(&pod, &|| builtin.attached())
+        .doing(|| "set up nf_tables: masquerade for the pod".into())?;
+    wait_for_port(&mut host, &host_name(&call.pod.container_id), &port)?;
     Ok(result(
         call,
-        &config,
-        &pool,
+        &config.bridge,
         &given,
-        [&bridge, &port, &inside],
+        &routes,
+        [bridge.mac, port.mac],
     ))
 }
 
-/// Finds the bridge or makes it, with its gateway addresses.
+/// Addresses that are on their way back are waited for when there are no others.
+fn reserve(builtin: &Builtin, pool: &Pool, id: &str) -> Result<Vec<Given>> {
+    match pool.reserve(id) {
+        Err(Error::Exhausted { .. }) if builtin.reaper.wait() => pool.reserve(id),
+        result => result,
+    }
+}
+
+/// Finds the bridge or makes it, with its gateway addresses. What somebody has changed of it is put right.
 fn ensure_bridge(host: &mut Links, config: &Config, given: &[Given]) -> Result<Link> {
     let name = &config.bridge;
     let find = |host: &mut Links| host.find(name).doing(|| format!("look for bridge {name}"));
-    let bridge = match find(host)? {
-        Some(bridge) => bridge,
-        None => {
-            match host.add_bridge(name, config.mtu) {
-                // Another pod was faster.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                result => result.doing(|| format!("create bridge {name}"))?,
-            }
-            if config.is_gateway || config.is_default_gateway {
-                forward(name, given)?;
-            }
-            let gone = || Error::Io {
-                doing: format!("look for bridge {name}"),
-                source: io::ErrorKind::NotFound.into(),
-            };
-            find(host)?.ok_or_else(gone)?
+    let mut found = find(host)?;
+    if found.is_none() {
+        let mac = given.first().map(|given| Mac::of(given.gateway));
+        match host.add_bridge(name, mac.unwrap_or_default(), config.mtu) {
+            // Another pod was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.doing(|| format!("create bridge {name}"))?,
         }
+        found = find(host)?;
+    }
+    let Some(bridge) = found.filter(|link| link.is_bridge) else {
+        let source = io::Error::other("a link of this name is there, and it is no bridge");
+        let doing = format!("use {name} as bridge");
+        return Err(Error::io(doing, source));
     };
-    let gateways: Vec<Address> = if config.is_gateway || config.is_default_gateway {
-        given
-            .iter()
-            .map(|given| Address {
-                ip: given.gateway,
-                prefix: given.address.prefix,
-            })
-            .collect()
-    } else {
-        Vec::new()
-    };
+    let mut gateways = Vec::new();
+    if config.has_gateway() {
+        gateways.extend(given.iter().map(|given| Address {
+            ip: given.gateway,
+            prefix: given.address.prefix,
+        }));
+    }
     host.set_up(bridge.index, &gateways, &[])
         .doing(|| format!("set up bridge {name}"))?;
+    if config.has_gateway() {
+        forward(name, given)?;
+    }
     Ok(bridge)
 }
 
@@ -177,56 +187,43 @@ fn forward(bridge: &str, given: &[Given]) -> Result<()> {
 }
 
 /// Makes the veth pair.
-fn connect(host: &mut Links, call: &Call<'_>, config: &Config, bridge: &Link) -> Result<Link> {
+fn connect(
+    host: &mut Links,
+    call: &Call<'_>,
+    config: &Config,
+    bridge: &Link,
+    given: &[Given],
+) -> Result<Link> {
     let name = host_name(&call.pod.container_id);
     let path = &call.pod.netns;
     let netns = File::open(path).doing(|| format!("open network namespace {}", path.display()))?;
     let veth = Veth {
         name: &name,
         peer: INTERFACE,
+        peer_mac: pod_mac(given),
         bridge: bridge.index,
+        hairpin: config.hairpin_mode,
         netns: netns.as_fd(),
         mtu: config.mtu,
     };
     host.add_veth(&veth)
-        .doing(|| format!("create the pair of {name} and the pod's {INTERFACE}"))?;
-    let gone = || Error::Io {
-        doing: format!("look for {name}"),
-        source: io::ErrorKind::NotFound.into(),
-    };
-    let port = host
-        .find(&name)
-        .doing(|| format!("look for {name}"))?
-        .ok_or_else(gone)?;
-    if config.hairpin_mode {
-        host.set_hairpin(port.index)
-            .doing(|| format!("set hairpin mode of {name}"))?;
-    }
-    Ok(port)
+        .doing(|| format!("create the pair of {name} and the pod's {INTERFACE}"))
 }
 
-/// Brings the pod's end up, with addresses and routes.
-fn set_up_pod(call: &Call<'_>, config: &Config, pool: &Pool, given: &[Given]) -> Result<Link> {
-    let doing = || format!("set up {INTERFACE} in {}", call.pod.netns.display());
-    let mut inside = Links::open_in(&call.pod.netns).doing(doing)?;
-    let link = inside.find(INTERFACE).doing(doing)?;
-    let link = link
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-        .doing(doing)?;
-    let addresses: Vec<_> = given.iter().map(|given| given.address).collect();
-    inside
-        .set_up(link.index, &addresses, &routes(config, pool, given))
-        .doing(doing)?;
-    Ok(link)
+fn pod_mac(given: &[Given]) -> Mac {
+    given
+        .first()
+        .map(|given| Mac::of(given.address.ip))
+        .unwrap_or_default()
 }
 
 /// The routes that are configured, by the gateway of their family where they name none; and the default routes.
 fn routes(config: &Config, pool: &Pool, given: &[Given]) -> Vec<Route> {
     let gateway = |ip: IpAddr| {
-        given
+        let found = given
             .iter()
-            .find(|given| given.gateway.is_ipv4() == ip.is_ipv4())
-            .map(|given| given.gateway)
+            .find(|given| given.gateway.is_ipv4() == ip.is_ipv4());
+        found.map(|given| given.gateway)
     };
     let configured = pool.routes.iter();
     let mut routes: Vec<Route> = configured
@@ -245,45 +242,44 @@ fn routes(config: &Config, pool: &Pool, given: &[Given]) -> Vec<Route> {
             destination: Address { ip, prefix: 0 },
             gateway: Some(given.gateway),
         };
-        if !routes
-            .iter()
-            .any(|route| route.destination == default.destination)
-        {
+        let is_default = |route: &Route| route.destination == default.destination;
+        if !routes.iter().any(is_default) {
             routes.push(default);
         }
     }
     routes
 }
 
-fn wait_for_port(host: &mut Links, name: &str, mut port: Link) -> Result<Link> {
+fn wait_for_port(host: &mut Links, name: &str, port: &Link) -> Result<()> {
+    let doing = || format!("wait for {name}");
     let end = Instant::now() + PORT_UP;
-    while !port.is_up && Instant::now() < end {
-        sleep(LOOK_AGAIN);
-        if let Some(now) = host.find(name).doing(|| format!("look for {name}"))? {
-            port = now;
+    let mut is_up = port.is_up;
+    while !is_up && Instant::now() < end {
+        is_up = host.find(name).doing(doing)?.is_some_and(|link| link.is_up);
+        if !is_up {
+            sleep(LOOK_AGAIN);
         }
     }
-    if port.is_up {
-        return Ok(port);
+    if is_up {
+        return Ok(());
     }
-    let source = io::Error::new(io::ErrorKind::TimedOut, "the kernel has not brought it up");
-    Err(Error::Io {
-        doing: format!("wait for {name}"),
-        source,
-    })
+    let source = io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the kernel has not brought it up within 2 s",
+    );
+    Err(source).doing(doing)
 }
 
 /// CNI spec 1.1, section 5, "ADD success".
 fn result(
     call: &Call<'_>,
-    config: &Config,
-    pool: &Pool,
+    bridge: &str,
     given: &[Given],
-    links: [&Link; 3],
+    routes: &[Route],
+    macs: [Mac; 2],
 ) -> Value {
     let version = call.config["cniVersion"].as_str().unwrap_or("1.0.0");
     let old = version.starts_with("0.");
-    let [bridge, port, inside] = links;
     let ips = given.iter().map(|given| {
         let mut entry = json!({
             "address": format!("{}/{}", given.address.ip, given.address.prefix),
@@ -295,16 +291,17 @@ fn result(
         }
         entry
     });
-    let routes = routes(config, pool, given).into_iter().map(|route| {
+    let routes = routes.iter().map(|route| {
         let destination = format!("{}/{}", route.destination.ip, route.destination.prefix);
         json!({ "dst": destination, "gw": route.gateway })
     });
+    let [bridge_mac, port_mac] = macs.map(|mac| mac.to_string());
     json!({
         "cniVersion": version,
         "interfaces": [
-            { "name": config.bridge, "mac": bridge.mac },
-            { "name": host_name(&call.pod.container_id), "mac": port.mac },
-            { "name": INTERFACE, "mac": inside.mac, "sandbox": call.pod.netns },
+            { "name": bridge, "mac": bridge_mac },
+            { "name": host_name(&call.pod.container_id), "mac": port_mac },
+            { "name": INTERFACE, "mac": pod_mac(given).to_string(), "sandbox": call.pod.netns },
         ],
         "ips": ips.collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
@@ -312,32 +309,48 @@ fn result(
     })
 }
 
-/// The link first: its address is free when nobody answers to it any more.
-pub(super) fn del(builtin: &Builtin, call: &Call<'_>) -> Result<()> {
-    let config = Config::read(call)?;
-    let name = host_name(&call.pod.container_id);
-    let mut host = Links::open().doing(|| "open a netlink socket".into())?;
-    if let Some(port) = host.find(&name).doing(|| format!("look for {name}"))? {
-        // Unreachable at once; deleting waits for the kernel.
-        host.set_down(port.index)
-            .doing(|| format!("set {name} down"))?;
-        host.delete(port.index).doing(|| format!("delete {name}"))?;
+/// What the table holds of a pod with this result.
+pub(super) fn attached(call: &Call<'_>) -> nft::Pod {
+    let masquerade = Config::read(call).is_ok_and(|config| config.ip_masq);
+    let ips = call.config["prevResult"]["ips"].as_array();
+    let addresses = ips
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| parse_network(entry["address"].as_str()?).ok());
+    nft::Pod {
+        addresses: addresses.collect(),
+        masquerade,
+        ports: Vec::new(),
     }
-    let pool = Pool::new(&config.name, &config.ipam, &builtin.data_dir)?;
-    let ips = pool.addresses_of(&call.pod.container_id)?;
-    builtin
-        .table
-        .del_pod(&ips)
-        .doing(|| "take the pod out of nf_tables".into())?;
-    pool.release(&call.pod.container_id)?;
-    Ok(())
 }
 
-/// Takes a bridge away that nobody uses any more.
-pub(crate) fn remove(name: &str) -> io::Result<()> {
-    let mut host = Links::open()?;
-    match host.find(name)? {
-        Some(bridge) => host.delete(bridge.index),
-        None => Ok(()),
-    }
+/// Nobody reaches the pod any more; its link and addresses are left, and are one's who waits for the kernel.
+pub(super) fn del(builtin: &Builtin, call: &Call<'_>) -> Result<Leaving> {
+    let id = &call.pod.container_id;
+    let leaving = leaving(builtin, call)?;
+    builtin
+        .reaper
+        .retire(id)
+        .doing(|| format!("set {} down", host_name(id)))?;
+    let ips = leaving.pool.addresses_of(id, &leaving.ips)?;
+    let address = |ip: &IpAddr| Address { ip: *ip, prefix: 0 };
+    let pod = nft::Pod {
+        addresses: ips.iter().map(address).collect(),
+        masquerade: true,
+        ports: Vec::new(),
+    };
+    builtin
+        .table
+        .del(&pod, &|| builtin.attached())
+        .doing(|| "take the pod out of nf_tables".into())?;
+    Ok(leaving)
+}
+
+/// What [`del`] leaves.
+pub(super) fn leaving(builtin: &Builtin, call: &Call<'_>) -> Result<Leaving> {
+    Ok(Leaving {
+        id: call.pod.container_id.clone(),
+        pool: Pool::new(call.config, &builtin.data_dir)?,
+        ips: crate::attachment::ips(&call.config["prevResult"]),
+    })
 }

@@ -1,7 +1,7 @@
 //! Links, addresses and routes (rtnetlink(7)).
 
 use std::{
-    io,
+    fmt, io,
     net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     path::Path,
@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 
 use super::{
-    message::{CREATE, EXCLUSIVE, Message, attributes},
+    message::{CREATE, EXCLUSIVE, Message, attributes, find, number},
     socket::Netlink,
 };
 
@@ -19,13 +19,16 @@ use super::{
 const ADDRESS: u16 = 1;
 const IFNAME: u16 = 3;
 const MTU: u16 = 4;
+const PEER_INDEX: u16 = 5;
 const MASTER: u16 = 10;
-const PROTINFO: u16 = 12;
 const OPERSTATE: u16 = 16;
 const LINKINFO: u16 = 18;
+const GROUP: u16 = 27;
 const NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
 const VETH_PEER: u16 = 1;
 const BRPORT_HAIRPIN: u16 = 4;
 /// RFC 2863, as in linux/if.h.
@@ -40,9 +43,33 @@ const SCOPE_LINK: u8 = 253;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
-    /// "02:42:..."
-    pub(crate) mac: String,
+    pub(crate) mac: Mac,
     pub(crate) is_up: bool,
+    pub(crate) is_bridge: bool,
+    /// Of a veth: the index of the other end, in the other end's namespace.
+    pub(crate) peer: u32,
+}
+
+/// A hardware address.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Mac([u8; 6]);
+
+impl Mac {
+    /// The same for the same address, so that nobody who remembers an earlier holder of the address asks a card that is
+    /// gone. The prefix is the one that CNI has for this, locally administered.
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match octets(ip).last_chunk() {
+            Some([a, b, c, d]) => Self([0x0a, 0x58, *a, *b, *c, *d]),
+            None => Self::default(),
+        }
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
 }
 
 /// An address with the length of its network's prefix in bits.
@@ -57,6 +84,21 @@ pub(crate) struct Address {
 pub(crate) struct Route {
     pub(crate) destination: Address,
     pub(crate) gateway: Option<IpAddr>,
+}
+
+/// A pair of interfaces that is to be made: `name` here, up, a port of `bridge`; `peer` in the namespace that `netns` is
+/// open on.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) peer: &'a str,
+    pub(crate) peer_mac: Mac,
+    pub(crate) bridge: u32,
+    /// Lets the bridge send a frame out of the port that it came in by.
+    pub(crate) hairpin: bool,
+    pub(crate) netns: BorrowedFd<'a>,
+    /// 0: the kernel's default.
+    pub(crate) mtu: u32,
 }
 
 /// The links of one network namespace.
@@ -75,22 +117,17 @@ impl Links {
 
     /// The link of this name, if there is one.
     pub(crate) fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
-        let mut message = Message::new(libc::RTM_GETLINK, 0, &info(0, 0, 0));
-        message.text(IFNAME, name);
-        match self.0.request(message) {
+        match self.0.request(look_for(name)) {
             Ok(bodies) => Ok(bodies.first().and_then(|body| parse(body))),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    pub(crate) fn add_bridge(&mut self, name: &str, mtu: u32) -> io::Result<()> {
-        let mut message = Message::new(
-            libc::RTM_NEWLINK,
-            CREATE | EXCLUSIVE,
-            &info(0, FLAG_UP, FLAG_UP),
-        );
-        message.text(IFNAME, name);
+    /// Makes a bridge that is up. With an address of its own it does not take over those of its ports, which come and go.
+    pub(crate) fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> io::Result<()> {
+        let mut message = new_link(CREATE | EXCLUSIVE, &info(0, FLAG_UP, FLAG_UP));
+        message.text(IFNAME, name).attribute(ADDRESS, &mac.0);
         if mtu != 0 {
             message.number(MTU, mtu);
         }
@@ -100,54 +137,42 @@ impl Links {
         self.0.request(message).map(drop)
     }
 
-    /// A pair of interfaces: `name` here, up, a port of `bridge`; `peer` in the namespace that `netns` is open on.
-    pub(crate) fn add_veth(&mut self, veth: &Veth<'_>) -> io::Result<()> {
-        let mut message = Message::new(
-            libc::RTM_NEWLINK,
-            CREATE | EXCLUSIVE,
-            &info(0, FLAG_UP, FLAG_UP),
-        );
-        message.text(IFNAME, veth.name).number(MASTER, veth.bridge);
-        if veth.mtu != 0 {
-            message.number(MTU, veth.mtu);
-        }
-        message.nest(LINKINFO, |link| {
-            link.text(INFO_KIND, "veth").nest(INFO_DATA, |data| {
-                data.nest(VETH_PEER, |peer| {
-                    peer.raw(&info(0, 0, 0)).text(IFNAME, veth.peer);
-                    peer.number(NET_NS_FD, veth.netns.as_raw_fd().cast_unsigned());
-                    if veth.mtu != 0 {
-                        peer.number(MTU, veth.mtu);
-                    }
-                });
+    /// Makes the pair, and returns this end.
+    pub(crate) fn add_veth(&mut self, veth: &Veth<'_>) -> io::Result<Link> {
+        let mut messages = vec![new_veth(veth)];
+        if veth.hairpin {
+            let mut message = new_link(0, &info(0, 0, 0));
+            message.text(IFNAME, veth.name).nest(LINKINFO, |link| {
+                link.text(INFO_SLAVE_KIND, "bridge")
+                    .nest(INFO_SLAVE_DATA, |port| {
+                        port.attribute(BRPORT_HAIRPIN, &[1]);
+                    });
             });
-        });
+            messages.push(message);
+        }
+        messages.push(look_for(veth.name));
+        let mut bodies = Vec::new();
+        for answer in self.0.batch(messages)? {
+            bodies = answer?;
+        }
+        let link = bodies.first().and_then(|body| parse(body));
+        link.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(crate) fn set_loopback_up(&mut self) -> io::Result<()> {
+        let mut message = new_link(0, &info(0, FLAG_UP, FLAG_UP));
+        message.text(IFNAME, "lo");
         self.0.request(message).map(drop)
     }
 
-    /// Lets a bridge send a frame out of the port that it came in by.
-    pub(crate) fn set_hairpin(&mut self, index: u32) -> io::Result<()> {
-        let mut body = info(index, 0, 0);
-        body[0] = u8::try_from(libc::AF_BRIDGE).unwrap_or_default();
-        let mut message = Message::new(libc::RTM_SETLINK, 0, &body);
-        message.nest(PROTINFO, |port| {
-            port.attribute(BRPORT_HAIRPIN, &[1]);
-        });
-        self.0.request(message).map(drop)
-    }
-
-    /// Brings links up, with their addresses and routes, in one go.
+    /// Brings a link up, with its addresses and routes, in one go.
     pub(crate) fn set_up(
         &mut self,
         index: u32,
         addresses: &[Address],
         routes: &[Route],
     ) -> io::Result<()> {
-        let mut messages = vec![Message::new(
-            libc::RTM_NEWLINK,
-            0,
-            &info(index, FLAG_UP, FLAG_UP),
-        )];
+        let mut messages = vec![new_link(0, &info(index, FLAG_UP, FLAG_UP))];
         messages.extend(addresses.iter().map(|address| new_address(index, *address)));
         messages.extend(routes.iter().map(|route| new_route(index, route)));
         for answer in self.0.batch(messages)? {
@@ -159,33 +184,33 @@ impl Links {
         Ok(())
     }
 
-    pub(crate) fn set_down(&mut self, index: u32) -> io::Result<()> {
-        self.0
-            .request(Message::new(libc::RTM_NEWLINK, 0, &info(index, 0, FLAG_UP)))
-            .map(drop)
+    /// Sets a link down, so that nobody reaches what is behind it any more, and puts it into `group`. Whether it was there.
+    pub(crate) fn retire(&mut self, name: &str, group: u32) -> io::Result<bool> {
+        let mut message = new_link(0, &info(0, 0, FLAG_UP));
+        message.text(IFNAME, name).number(GROUP, group);
+        present(self.0.request(message))
     }
 
-    /// Deletes the link; one that is gone is no error.
-    pub(crate) fn delete(&mut self, index: u32) -> io::Result<()> {
-        match self
-            .0
-            .request(Message::new(libc::RTM_DELLINK, 0, &info(index, 0, 0)))
-        {
-            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
-            _ => Ok(()),
-        }
+    /// Deletes all links of the group: one wait for the kernel, and not one for each.
+    pub(crate) fn delete_group(&mut self, group: u32) -> io::Result<()> {
+        let mut message = Message::new(libc::RTM_DELLINK, 0, &info(0, 0, 0));
+        message.number(GROUP, group);
+        present(self.0.request(message)).map(drop)
+    }
+
+    /// Deletes the link. Whether it was there.
+    pub(crate) fn delete(&mut self, name: &str) -> io::Result<bool> {
+        let mut message = Message::new(libc::RTM_DELLINK, 0, &info(0, 0, 0));
+        message.text(IFNAME, name);
+        present(self.0.request(message))
     }
 }
 
-/// See [`Links::add_veth`].
-#[derive(Debug)]
-pub(crate) struct Veth<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) peer: &'a str,
-    pub(crate) bridge: u32,
-    pub(crate) netns: BorrowedFd<'a>,
-    /// 0: the kernel's default.
-    pub(crate) mtu: u32,
+fn present<T>(answer: io::Result<T>) -> io::Result<bool> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        answer => answer.map(|_| true),
+    }
 }
 
 /// struct ifinfomsg.
@@ -197,25 +222,53 @@ fn info(index: u32, flags: u32, change: u32) -> [u8; 16] {
     bytes
 }
 
+/// Makes a link, or changes one where `flags` does not say CREATE.
+fn new_link(flags: u16, info: &[u8]) -> Message {
+    Message::new(libc::RTM_NEWLINK, flags, info)
+}
+
+fn look_for(name: &str) -> Message {
+    let mut message = Message::new(libc::RTM_GETLINK, 0, &info(0, 0, 0));
+    message.text(IFNAME, name);
+    message
+}
+
+/// The peer cannot be up from the start: it is brought up in its namespace.
+fn new_veth(veth: &Veth<'_>) -> Message {
+    let mut message = new_link(CREATE | EXCLUSIVE, &info(0, FLAG_UP, FLAG_UP));
+    message.text(IFNAME, veth.name).number(MASTER, veth.bridge);
+    if veth.mtu != 0 {
+        message.number(MTU, veth.mtu);
+    }
+    message.nest(LINKINFO, |link| {
+        link.text(INFO_KIND, "veth").nest(INFO_DATA, |data| {
+            data.nest(VETH_PEER, |peer| {
+                peer.raw(&info(0, 0, 0)).text(IFNAME, veth.peer);
+                peer.attribute(ADDRESS, &veth.peer_mac.0);
+                peer.number(NET_NS_FD, veth.netns.as_raw_fd().cast_unsigned());
+                if veth.mtu != 0 {
+                    peer.number(MTU, veth.mtu);
+                }
+            });
+        });
+    });
+    message
+}
+
 fn parse(body: &[u8]) -> Option<Link> {
-    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let index = number(body.get(4..8)?)?;
     let attributes = attributes(body.get(16..)?);
-    let find = |wanted| {
-        attributes
-            .iter()
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| *value)
-    };
-    let mac = find(ADDRESS)
-        .unwrap_or_default()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .join(":");
+    let mac = find(&attributes, ADDRESS).and_then(|value| value.try_into().ok());
+    let kind = find(&attributes, LINKINFO)
+        .and_then(|info| find(&self::attributes(info), INFO_KIND).map(<[u8]>::to_vec));
     Some(Link {
         index,
-        mac,
-        is_up: find(OPERSTATE).is_some_and(|state| state.first() == Some(&OPER_UP)),
+        mac: Mac(mac.unwrap_or_default()),
+        is_up: find(&attributes, OPERSTATE) == Some(&[OPER_UP]),
+        is_bridge: kind.as_deref() == Some(b"bridge\0"),
+        peer: find(&attributes, PEER_INDEX)
+            .and_then(number)
+            .unwrap_or_default(),
     })
 }
 
@@ -256,20 +309,9 @@ fn new_route(index: u32, route: &Route) -> Message {
         0
     };
     let Address { ip, prefix } = route.destination;
-    let body = [
-        family(ip),
-        prefix,
-        0,
-        0,
-        TABLE_MAIN,
-        PROTOCOL_STATIC,
-        scope,
-        libc::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let mut body = vec![family(ip), prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope];
+    body.push(libc::RTN_UNICAST);
+    body.extend([0; 4]);
     let mut message = Message::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &body);
     if prefix != 0 {
         message.attribute(libc::RTA_DST, &octets(ip));
@@ -279,4 +321,16 @@ fn new_route(index: u32, route: &Route) -> Message {
     }
     message.number(libc::RTA_OIF, index);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_hardware_address() {
+        let of = |ip: &str| Mac::of(ip.parse().unwrap()).to_string();
+        assert_eq!(of("10.9.0.255"), "0a:58:0a:09:00:ff");
+        assert_eq!(of("fd09::1:2"), "0a:58:00:01:00:02");
+    }
 }

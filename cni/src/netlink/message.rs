@@ -4,6 +4,7 @@
 pub(crate) const REQUEST: u16 = 0x1;
 pub(crate) const ACK: u16 = 0x4;
 pub(crate) const EXCLUSIVE: u16 = 0x200;
+pub(crate) const DUMP: u16 = 0x300;
 pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;
 
@@ -101,6 +102,17 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     found
+}
+
+/// The value of the first attribute of this type.
+pub(crate) fn find<'a>(attributes: &[(u16, &'a [u8])], kind: u16) -> Option<&'a [u8]> {
+    let found = attributes.iter().find(|(found, _)| *found == kind);
+    found.map(|(_, value)| *value)
+}
+
+/// A number in the machine's byte order.
+pub(crate) fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Netlink: routes, links, and nf_tables, in process.
+//! Netlink: links, nf_tables, and flows that are tracked, in process.
 
+pub(crate) mod conntrack;
 mod link;
 mod message;
 pub(crate) mod nft;
 mod socket;
 
-pub(crate) use link::{Address, Link, Links, Route, Veth};
+pub(crate) use link::{Address, Link, Links, Mac, Route, Veth};

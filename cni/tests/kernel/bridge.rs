@@ -1,7 +1,5 @@
 //! The built-in bridge.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::host::{Host, Pod, Server, elements, ip, links, on_a_host, run};
@@ -88,7 +86,7 @@ fn a_second_del_succeeds_and_nothing_is_left() {
         assert!(elements().contains("10.9.0.2"), "{}", elements());
         detach(host, &cni, &a);
         detach(host, &cni, &a);
-        nothing_is_left(host);
+        nothing_is_left(host, &cni);
         host.wait(cni.cleanup());
         assert_eq!(run("nft", &["list", "tables"]), "");
     });
@@ -101,7 +99,7 @@ fn a_pod_whose_namespace_is_gone_is_detached() {
         let (a, _) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
         a.end();
         detach(host, &cni, &a);
-        nothing_is_left(host);
+        nothing_is_left(host, &cni);
     });
 }
 
@@ -124,26 +122,20 @@ fn an_address_that_is_used_again_is_reached_at_once() {
 fn the_bridge_keeps_its_hardware_address() {
     on_a_host(|host| {
         let cni = host.network(usual());
-        let address = || {
-            fs::read_to_string("/proc/thread-self/net/dev")
-                .is_ok()
-                .then(|| run("ip", &["-br", "link", "show", "br0"]))
-        };
         let mac = || {
-            address()
-                .unwrap()
+            run("ip", &["-br", "link", "show", "br0"])
                 .split_whitespace()
                 .nth(2)
                 .unwrap()
                 .to_owned()
         };
-        let pods: Vec<_> = (0..8)
-            .map(|number| host.attach(&cni, &format!("{number:016}"), &[]).0)
-            .collect();
-        let first = mac();
+        let attach = |number: char| host.attach(&cni, &number.to_string().repeat(16), &[]).0;
+        let pods = ('0'..='7').map(attach).collect::<Vec<_>>();
+        assert_eq!(mac(), "0a:58:0a:09:00:01");
         for pod in pods {
             detach(host, &cni, &pod);
-            assert_eq!(mac(), first);
+            host.wait(cni.wait_idle());
+            assert_eq!(mac(), "0a:58:0a:09:00:01");
         }
     });
 }
@@ -154,7 +146,8 @@ pub(crate) fn detach(host: &Host, cni: &corten_cni::Cni, pod: &Pod) {
 }
 
 #[track_caller]
-pub(crate) fn nothing_is_left(host: &Host) {
+pub(crate) fn nothing_is_left(host: &Host, cni: &corten_cni::Cni) {
+    host.wait(cni.wait_idle());
     assert!(host.addresses().is_empty(), "{:?}", host.addresses());
     assert_eq!(host.cached(), 0);
     assert!(

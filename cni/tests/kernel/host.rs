@@ -19,7 +19,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 /// What the daemon under test is called.
 pub(crate) const INSTANCE: &str = "c0ffee01";
@@ -99,6 +99,13 @@ impl Host {
 
     pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        self.runtime.spawn(future)
     }
 
     /// A pod without a network, under `name` as its container id.

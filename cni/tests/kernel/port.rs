@@ -52,7 +52,7 @@ fn a_host_port_answers_from_everywhere() {
         assert!(server.try_answer((ip("127.0.0.1"), 8080)).is_err());
         assert!(!elements().contains("8080"), "{}", elements());
         detach(host, &cni, &b);
-        nothing_is_left(host);
+        nothing_is_left(host, &cni);
     });
 }
 
@@ -99,6 +99,7 @@ fn a_port_that_is_taken_stays_with_its_pod() {
             "{error}"
         );
         detach(host, &cni, &b);
+        host.wait(cni.wait_idle());
         assert_eq!(host.addresses().len(), 2, "both families of the first pod");
         a.listen("[::]:80").answer((ip("127.0.0.1"), 8080));
     });

@@ -7,11 +7,11 @@ use std::{
 };
 
 use corten_cni::Cni;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     bridge::{bridge, detach},
-    host::{Host, Server, ip, links, on_a_host, run},
+    host::{Host, ip, links, on_a_host, run},
 };
 
 const RECORDING: &str =
@@ -226,10 +226,11 @@ fn the_reference_bridge_and_ours_go_on_where_the_other_stopped() {
         );
         let (c, third) = host.attach(&programs, "cccccccccccccccc", &[]);
         assert_eq!(third.ips, [ip("10.9.0.4")]);
-        // Each is freed by the other.
+        // Whoever has attached a pod detaches it, whatever the options say since.
         detach(host, &ours, &a);
         detach(host, &ours, &c);
         detach(host, &programs, &b);
+        host.wait(programs.wait_idle());
         host.wait(ours.wait_idle());
         assert!(host.addresses().is_empty(), "{:?}", host.addresses());
     });
@@ -268,23 +269,40 @@ fn a_missing_plugin_is_told_before_anything_is_made() {
 }
 
 #[test]
-fn the_embedded_network_needs_no_file_and_leaves_none() {
-    on_a_host(|host: &Host| {
-        let before = links();
-        let cni = Cni::new(corten_cni::Options {
-            dev_network: true,
-            ..host.options()
-        });
-        assert_eq!(cni.status().unwrap().name, "corten-dev");
-        let (a, attached) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
-        let server: Server = a.listen("0.0.0.0:80");
-        server.answer((attached.ips[0], 80));
-        // Not while there is a pod.
-        host.wait(cni.cleanup());
-        server.answer((attached.ips[0], 80));
-        detach(host, &cni, &a);
-        host.wait(cni.cleanup());
-        assert_eq!(links(), before);
-        assert_eq!(run("nft", &["list", "tables"]), "");
+fn addresses_are_freed_by_the_reference_plugin_and_by_ours() {
+    if !has_reference_plugins() {
+        return;
+    }
+    on_a_host(|host| {
+        let cni = host.network(bridge(json!([[{ "subnet": "10.9.0.0/24" }]])));
+        host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        assert_eq!(
+            host_local(host, "ADD", "bbbbbbbbbbbbbbbb")["ips"][0]["address"],
+            "10.9.0.3/24"
+        );
+        let (c, third) = host.attach(&cni, "cccccccccccccccc", &[]);
+        assert_eq!(third.ips, [ip("10.9.0.4")]);
+        host_local(host, "DEL", "aaaaaaaaaaaaaaaa");
+        detach(host, &cni, &c);
+        host.wait(cni.wait_idle());
+        assert_eq!(host.addresses(), ["10.9.0.3"]);
     });
+}
+
+/// Runs the reference plugin on this host's state.
+fn host_local(host: &Host, command: &str, id: &str) -> Value {
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "none",
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.9.0.0/24" }]],
+                  "dataDir": host.dir.path().join("networks") },
+    });
+    let file = host.dir.path().join("config.json");
+    fs::write(&file, config.to_string()).unwrap();
+    let script = "CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/none CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni \
+                  /usr/lib/cni/host-local < $3";
+    let told = run(
+        "sh",
+        &["-c", script, "sh", command, id, file.to_str().unwrap()],
+    );
+    serde_json::from_str(&told).unwrap_or_default()
 }
