@@ -253,15 +253,25 @@ impl Node {
     }
 }
 
+impl Node {
+    #[expect(
+        clippy::print_stdout,
+        reason = "what a test prints is shown when it fails"
+    )]
+    fn print_log(&self) {
+        let log = self.log();
+        let tail = log.len().saturating_sub(8 << 10);
+        println!(
+            "--- the daemon's log, its end ---\n{}",
+            log.get(tail..).unwrap_or(&log)
+        );
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log();
-            let tail = log.len().saturating_sub(8 << 10);
-            println!(
-                "--- the daemon's log, its end ---\n{}",
-                log.get(tail..).unwrap_or(&log)
-            );
+            self.print_log();
         }
         // Process 1 of the node: its end is the end of all others, and of the namespaces.
         let _ = kill(Pid::from_raw(self.holder_pid), Signal::SIGKILL);

@@ -79,23 +79,22 @@ async fn a_changed_request_replaces_a_pod_that_nobody_knows() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_call_may_be_given_up_anywhere() {
-    let node = node().await;
-    let before = Leftovers::count(&node).unwrap();
-    for point in 0..POINTS {
-        let runtime = node.runtime().await.unwrap();
-        let (mut first, mut again) = (runtime.clone(), runtime);
-        let config = pod::pod("given-up");
-        cut(
-            point,
-            Duration::from_millis(16),
-            pod::run_pod(&mut first, &config),
-        )
-        .await;
-        let pod_id = pod::run_pod(&mut again, &config).await.unwrap();
-        let pods = again
-            .list_pod_sandbox(cri::ListPodSandboxRequest::default())
+/// A client that gives its calls up, and one that makes them again.
+struct Pair {
+    first: pod::Runtime,
+    again: pod::Runtime,
+    point: u32,
+}
+
+impl Pair {
+    async fn make(&mut self) -> (String, String) {
+        let (longest, config) = (Duration::from_millis(16), pod::pod("given-up"));
+        cut(self.point, longest, pod::run_pod(&mut self.first, &config)).await;
+        let pod_id = pod::run_pod(&mut self.again, &config).await.unwrap();
+        let list = cri::ListPodSandboxRequest::default();
+        let pods = self
+            .again
+            .list_pod_sandbox(list)
             .await
             .unwrap()
             .into_inner()
@@ -107,14 +106,18 @@ async fn every_call_may_be_given_up_anywhere() {
 
         let container = pod::container("given-up", "sleep 1000");
         cut(
-            point,
-            Duration::from_millis(16),
-            pod::create(&mut first, &pod_id, &container),
+            self.point,
+            longest,
+            pod::create(&mut self.first, &pod_id, &container),
         )
         .await;
-        let id = pod::create(&mut again, &pod_id, &container).await.unwrap();
-        let all = again
-            .list_containers(cri::ListContainersRequest::default())
+        let id = pod::create(&mut self.again, &pod_id, &container)
+            .await
+            .unwrap();
+        let list = cri::ListContainersRequest::default();
+        let all = self
+            .again
+            .list_containers(list)
             .await
             .unwrap()
             .into_inner()
@@ -125,55 +128,143 @@ async fn every_call_may_be_given_up_anywhere() {
                 .collect::<Vec<_>>(),
             [&id]
         );
+        (pod_id, id)
+    }
 
-        cut(point, Duration::from_millis(6), pod::start(&mut first, &id)).await;
-        // A second start is refused once the first is over, whether its caller waited or not.
-        let _ = pod::start(&mut again, &id).await;
-        let status = pod::status(&mut again, &id).await.unwrap();
+    async fn start_and_stop(&mut self, id: &str) {
+        cut(
+            self.point,
+            Duration::from_millis(6),
+            pod::start(&mut self.first, id),
+        )
+        .await;
+        // Refused where the first start was answered just before it was given up.
+        let _ = pod::start(&mut self.again, id).await;
+        let status = pod::status(&mut self.again, id).await.unwrap();
         assert_eq!(
             status.state(),
             cri::ContainerState::ContainerRunning,
             "{}",
             status.message
         );
-
         cut(
-            point,
+            self.point,
             Duration::from_millis(12),
-            pod::stop(&mut first, &id, 0),
+            pod::stop(&mut self.first, id, 0),
         )
         .await;
-        pod::stop(&mut again, &id, 0).await.unwrap();
-        assert_eq!(pod::status(&mut again, &id).await.unwrap().exit_code, 137);
+        pod::stop(&mut self.again, id, 0).await.unwrap();
+        assert_eq!(
+            pod::status(&mut self.again, id).await.unwrap().exit_code,
+            137
+        );
+    }
 
+    async fn remove(&mut self, pod_id: String, id: String) {
+        let (short, long) = (Duration::from_millis(6), Duration::from_millis(12));
         let remove = cri::RemoveContainerRequest { container_id: id };
         cut(
-            point,
-            Duration::from_millis(6),
-            first.remove_container(remove.clone()),
+            self.point,
+            short,
+            self.first.remove_container(remove.clone()),
         )
         .await;
-        again.remove_container(remove).await.unwrap();
+        self.again.remove_container(remove).await.unwrap();
         let stop = cri::StopPodSandboxRequest {
             pod_sandbox_id: pod_id.clone(),
         };
-        cut(
-            point,
-            Duration::from_millis(12),
-            first.stop_pod_sandbox(stop.clone()),
-        )
-        .await;
-        again.stop_pod_sandbox(stop).await.unwrap();
+        cut(self.point, long, self.first.stop_pod_sandbox(stop.clone())).await;
+        self.again.stop_pod_sandbox(stop).await.unwrap();
         let remove = cri::RemovePodSandboxRequest {
             pod_sandbox_id: pod_id,
         };
         cut(
-            point,
-            Duration::from_millis(6),
-            first.remove_pod_sandbox(remove.clone()),
+            self.point,
+            short,
+            self.first.remove_pod_sandbox(remove.clone()),
         )
         .await;
-        again.remove_pod_sandbox(remove).await.unwrap();
+        self.again.remove_pod_sandbox(remove).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_may_be_given_up_anywhere() {
+    let node = node().await;
+    let before = Leftovers::count(&node).unwrap();
+    for point in 0..POINTS {
+        let runtime = node.runtime().await.unwrap();
+        let mut pair = Pair {
+            first: runtime.clone(),
+            again: runtime,
+            point,
+        };
+        let (pod_id, id) = pair.make().await;
+        pair.start_and_stop(&id).await;
+        pair.remove(pod_id, id).await;
+    }
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_may_be_given_up_anywhere() {
+    let node = node().await;
+    let before = Leftovers::count(&node).unwrap();
+    let (mut first, mut again) = (node.images().await.unwrap(), node.images().await.unwrap());
+    let spec = || {
+        Some(cri::ImageSpec {
+            image: image::BUSYBOX.into(),
+            ..Default::default()
+        })
+    };
+    for point in 0..POINTS {
+        let remove = cri::RemoveImageRequest { image: spec() };
+        cut(
+            point,
+            Duration::from_millis(20),
+            first.remove_image(remove.clone()),
+        )
+        .await;
+        again.remove_image(remove).await.unwrap();
+        let status = cri::ImageStatusRequest {
+            image: spec(),
+            verbose: false,
+        };
+        assert_eq!(
+            again
+                .image_status(status.clone())
+                .await
+                .unwrap()
+                .into_inner()
+                .image,
+            None
+        );
+        image::load_busybox(&node).await.unwrap();
+        assert!(
+            again
+                .image_status(status)
+                .await
+                .unwrap()
+                .into_inner()
+                .image
+                .is_some()
+        );
+        let config = cri::NetworkConfig {
+            pod_cidr: "10.9.0.0/16".into(),
+        };
+        let update = cri::UpdateRuntimeConfigRequest {
+            runtime_config: Some(cri::RuntimeConfig {
+                network_config: Some(config),
+            }),
+        };
+        let mut runtime = node.runtime().await.unwrap();
+        cut(
+            point,
+            Duration::from_millis(2),
+            runtime.update_runtime_config(update.clone()),
+        )
+        .await;
+        runtime.update_runtime_config(update).await.unwrap();
     }
     Leftovers::settle(&node, &before).await.unwrap();
 }
