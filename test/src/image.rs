@@ -68,7 +68,14 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
     run(Command::new("tar")
         .arg("-C")
         .arg(tree)
-        .args(["--numeric-owner", "--owner=0", "--group=0", "-cf"])
+        .args([
+            "--numeric-owner",
+            "--owner=0",
+            "--group=0",
+            "--mtime=@0",
+            "--sort=name",
+            "-cf",
+        ])
         .arg(&layer)
         .arg("."))?;
     archive_of_layer(dir, &fs::read(layer)?, config, name)
