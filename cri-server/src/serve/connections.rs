@@ -3,7 +3,7 @@
 //! hyper serves them, and not tonic's own server: that one also watches the deadline that a client sends along, and when it
 //! is the faster of the two it answers `Cancelled`, where the kubelet has to see its own `DeadlineExceeded`.
 
-use std::{future::Future, pin::pin};
+use std::{future::Future, pin::pin, time::Duration};
 
 use hyper::server::conn::http2;
 use hyper_util::{
@@ -14,8 +14,12 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 use tonic::service::Routes;
+
+/// How long calls in flight may take to end: an exec may run for ever, and its client asks again.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until `ended` is ready, then lets the calls in flight end.
 pub(super) async fn serve(listener: UnixListener, routes: Routes, ended: impl Future<Output = ()>) {
@@ -38,7 +42,10 @@ pub(super) async fn serve(listener: UnixListener, routes: Routes, ended: impl Fu
     }
     drop(listener);
     drop(drain);
-    while connections.join_next().await.is_some() {}
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(PATIENCE, ended).await.is_err() {
+        tracing::info!("calls are cut off that go on for long");
+    }
 }
 
 async fn connection(stream: UnixStream, routes: Routes, mut draining: watch::Receiver<()>) {

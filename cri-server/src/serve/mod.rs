@@ -34,8 +34,9 @@ use crate::{
     store::Store,
 };
 
-/// How long a SIGTERM waits for what is in flight; systemd kills after 90 s.
-const DRAIN: Duration = Duration::from_secs(60);
+/// How long a SIGTERM waits for operations in flight. What goes on for longer, such as a pull, is taken up anew after the
+/// next start.
+const DRAIN: Duration = Duration::from_secs(20);
 /// As much as the kubelet's client takes and sends.
 const MAX_MESSAGE: usize = 16 << 20;
 
