@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Builtin, Call, has_only,
     host_local::{self, Given, Pool, parse_network},
+    is_nftables,
 };
 use crate::{
     attachment::INTERFACE,
@@ -45,7 +46,9 @@ const LOOK_AGAIN: Duration = Duration::from_micros(50);
 /// Whether there is no key that only the reference plugin has.
 pub(super) fn is_supported(plugin: &Map<String, Value>) -> bool {
     let ipam = plugin.get("ipam").and_then(Value::as_object);
-    has_only(plugin, &KNOWN) && ipam.is_some_and(host_local::is_supported)
+    has_only(plugin, &KNOWN)
+        && is_nftables(plugin, "ipMasqBackend")
+        && ipam.is_some_and(host_local::is_supported)
 }
 
 #[derive(Debug, Deserialize)]

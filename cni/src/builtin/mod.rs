@@ -126,6 +126,11 @@ fn is(plugin: &Map<String, Value>, kind: &str) -> bool {
     plugin.get("type").and_then(Value::as_str) == Some(kind)
 }
 
+/// Whether what `key` chooses is nf_tables, if it chooses.
+fn is_nftables(plugin: &Map<String, Value>, key: &str) -> bool {
+    plugin.get(key).is_none_or(|backend| backend == "nftables")
+}
+
 /// Whether `object` has no keys but these.
 fn has_only(object: &Map<String, Value>, known: &[&str]) -> bool {
     object.keys().all(|key| known.contains(&key.as_str()))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-use super::{Builtin, Call, has_only};
+use super::{Builtin, Call, has_only, is_nftables};
 use crate::{
     attachment::{PortMapping, Protocol, ips},
     error::{Doing, Error, Result},
@@ -25,7 +25,9 @@ const KNOWN: [&str; 6] = [
 
 /// Whether there is no key that only the reference plugin has.
 pub(super) fn is_supported(plugin: &Map<String, Value>) -> bool {
-    has_only(plugin, &KNOWN) && plugin.get("snat").is_none_or(|snat| snat == true)
+    has_only(plugin, &KNOWN)
+        && is_nftables(plugin, "backend")
+        && plugin.get("snat").is_none_or(|snat| snat == true)
 }
 
 pub(super) fn add(builtin: &Builtin, call: &Call<'_>) -> Result<Value> {

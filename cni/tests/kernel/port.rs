@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bridge::{bridge, detach, nothing_is_left},
-    host::{Host, elements, ip, on_a_host},
+    host::{Host, elements, ip, on_a_host, run},
 };
 
 fn network(host: &Host) -> Cni {
@@ -102,6 +102,26 @@ fn a_port_that_is_taken_stays_with_its_pod() {
         host.wait(cni.wait_idle());
         assert_eq!(host.addresses().len(), 2, "both families of the first pod");
         a.listen("[::]:80").answer((ip("127.0.0.1"), 8080));
+    });
+}
+
+/// A service that somebody else translates shows the client's address.
+#[test]
+fn services_are_left_alone() {
+    on_a_host(|host| {
+        let cni = network(host);
+        let (a, _) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        let mut second = bridge(json!([[{ "subnet": "10.10.0.0/24" }]]));
+        second[0]["bridge"] = json!("br1");
+        host.configure(second);
+        let (b, _) = host.attach(&cni, "bbbbbbbbbbbbbbbb", &[]);
+        run("nft", &["add table ip other; add chain ip other pre { type nat hook prerouting priority -90; };
+                      add rule ip other pre ip daddr 10.96.0.1 tcp dport 80 dnat to 10.10.0.2:80"]);
+        let server = b.listen("0.0.0.0:80");
+        assert_eq!(
+            a.inside(|| server.answer((ip("10.96.0.1"), 80))),
+            ip("10.9.0.2")
+        );
     });
 }
 

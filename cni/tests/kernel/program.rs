@@ -253,6 +253,30 @@ fn a_configuration_with_a_key_that_is_not_built_in_goes_to_the_program() {
 }
 
 #[test]
+fn programs_go_on_from_what_is_built_in() {
+    if !has_reference_plugins() {
+        return;
+    }
+    on_a_host(|host| {
+        let mut plugins = bridge(json!([[{ "subnet": "10.9.0.0/24" }]]));
+        let tuning =
+            json!({ "type": "tuning", "mtu": 1400, "sysctl": { "net.core.somaxconn": "77" } });
+        plugins.as_array_mut().unwrap().push(tuning);
+        let cni = host.network(plugins);
+        let (pod, attached) = host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);
+        assert_eq!(attached.ips, [ip("10.9.0.2")]);
+        pod.inside(|| {
+            assert_eq!(
+                fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap(),
+                "77\n"
+            );
+            assert!(run("ip", &["link", "show", "eth0"]).contains("mtu 1400"));
+        });
+        detach(host, &cni, &pod);
+    });
+}
+
+#[test]
 fn a_missing_plugin_is_told_before_anything_is_made() {
     on_a_host(|host| {
         let cni = host.network(json!([{ "type": "nowhere" }]));

@@ -84,14 +84,13 @@ const TRANSPORT_HEADER: u32 = 2;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
 const FIB_ADDRTYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
 /// linux/rtnetlink.h, RTN_LOCAL.
 const LOCAL: u32 = 2;
-const CT_STATUS: u32 = 2;
-/// linux/netfilter/nf_conntrack_common.h, IPS_DST_NAT.
-const TRANSLATED: u32 = 1 << 5;
+const CT_PROTOCOL_DESTINATION: u32 = 12;
+/// linux/netfilter/nf_conntrack_tuple_common.h, IP_CT_DIR_ORIGINAL.
+const ORIGINAL: u8 = 0;
 const NAT_DESTINATION: u32 = 1;
 const VERDICT_JUMP: i32 = -3;
 const VERDICT_RETURN: i32 = -5;
@@ -119,7 +118,7 @@ impl Rule {
     /// Goes on for packets of this family alone.
     fn family(self, family: Family) -> Self {
         self.meta(META_NFPROTO, REGISTER)
-            .compare(EQUAL, family.number().to_ne_bytes()[..1].to_vec())
+            .equal(family.number().to_ne_bytes()[..1].to_vec())
     }
 
     fn meta(self, key: u32, register: u32) -> Self {
@@ -137,10 +136,9 @@ impl Rule {
         })
     }
 
-    fn compare(self, operation: u32, value: Vec<u8>) -> Self {
+    fn equal(self, value: Vec<u8>) -> Self {
         self.with("cmp", move |data| {
-            data.network_number(1, REGISTER)
-                .network_number(2, operation);
+            data.network_number(1, REGISTER).network_number(2, EQUAL);
             data.nest(3, |nest| {
                 nest.attribute(1, &value);
             });
@@ -171,14 +169,23 @@ impl Rule {
             })
     }
 
-    /// Goes on when the packet's destination was translated.
-    fn translated(self) -> Self {
-        self.with("ct", |data| {
-            data.network_number(1, REGISTER)
-                .network_number(2, CT_STATUS);
-        })
-        .mask(TRANSLATED.to_ne_bytes().to_vec())
-        .compare(NOT_EQUAL, vec![0; 4])
+    /// Goes on when a host port of ours was asked for, and leads to where the packet goes. A service's translation is not
+    /// ours: there the client's address stays.
+    fn opened(self, family: Family) -> Self {
+        let (_, destination) = family.offsets();
+        let length = family.address().length;
+        let set = family.name("opened");
+        self.meta(META_L4PROTO, REGISTER)
+            .with("ct", |data| {
+                data.network_number(1, REGISTER + 1)
+                    .network_number(2, CT_PROTOCOL_DESTINATION)
+                    .attribute(3, &[ORIGINAL]);
+            })
+            .payload(NETWORK_HEADER, destination, length, REGISTER + 2)
+            .payload(TRANSPORT_HEADER, 2, 2, REGISTER + 2 + length / 4)
+            .with("lookup", move |data| {
+                data.text(1, &set).network_number(2, REGISTER);
+            })
     }
 
     fn verdict(self, code: i32, chain: Option<&'static str>) -> Self {
@@ -231,7 +238,7 @@ pub(super) fn rules() -> Vec<(&'static str, Vec<Rule>)> {
                     .network_number(2, FIB_ADDRTYPE)
                     .network_number(3, FIB_DESTINATION);
             })
-            .compare(EQUAL, LOCAL.to_ne_bytes().to_vec())
+            .equal(LOCAL.to_ne_bytes().to_vec())
             .verdict(VERDICT_JUMP, Some("ports"))
     };
     vec![
@@ -271,10 +278,7 @@ fn postrouting(family: Family) -> Vec<Rule> {
     };
     let mut rules = vec![
         // From pod to pod by a host port: the answer has to come back here, and not by the bridge.
-        from_pod("pods")
-            .address_in(destination, family, "pods")
-            .translated()
-            .masquerade(),
+        from_pod("pods").opened(family).masquerade(),
     ];
     if family == Family::V4 {
         // From the host itself by 127.0.0.1, which no pod can answer to.
@@ -282,12 +286,7 @@ fn postrouting(family: Family) -> Vec<Rule> {
             Rule::default()
                 .family(family)
                 .payload(NETWORK_HEADER, source, 1, REGISTER);
-        rules.push(
-            from_loopback
-                .compare(EQUAL, vec![127])
-                .translated()
-                .masquerade(),
-        );
+        rules.push(from_loopback.equal(vec![127]).opened(family).masquerade());
     }
     let multicast = from_pod("masquerade")
         .payload(NETWORK_HEADER, destination, 1, REGISTER)
@@ -296,9 +295,7 @@ fn postrouting(family: Family) -> Vec<Rule> {
         from_pod("masquerade")
             .address_in(destination, family, "local")
             .verdict(VERDICT_RETURN, None),
-        multicast
-            .compare(EQUAL, vec![first])
-            .verdict(VERDICT_RETURN, None),
+        multicast.equal(vec![first]).verdict(VERDICT_RETURN, None),
         from_pod("masquerade").masquerade(),
     ]);
     rules

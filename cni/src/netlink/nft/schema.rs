@@ -81,6 +81,12 @@ impl Schema {
                 self.set(&family.name("local"), SET_INTERVAL, address, None),
                 self.set(&family.name("ports"), SET_MAP, service, value),
                 self.set(&family.name("ports_at"), SET_MAP, address + service, value),
+                self.set(
+                    &family.name("opened"),
+                    0,
+                    service + address + expression::SERVICE,
+                    None,
+                ),
             ]);
         }
         messages.push(self.chain("ports", None));
@@ -115,10 +121,13 @@ impl Schema {
                     networks.push(network);
                 }
             }
-            messages.extend(pod.ports.iter().map(|port| {
+            for port in &pod.ports {
                 let value = value(port);
-                self.element(change, &map(port), &key(port), Some(&value))
-            }));
+                messages.push(self.element(change, &map(port), &key(port), Some(&value)));
+                let key = [service(port), value].concat();
+                let opened = Family::of(port.ip).name("opened");
+                messages.push(self.element(change, &opened, &key, None));
+            }
         }
         messages.extend(networks.iter().map(|(family, (first, after))| {
             let mut message = self.message(NEW_ELEMENT, CREATE);
@@ -216,13 +225,18 @@ fn map(port: &Port) -> String {
     })
 }
 
-/// Parts of a concatenation are padded to 4 bytes.
 fn key(port: &Port) -> Vec<u8> {
     let mut key = port.host_ip.map(octets).unwrap_or_default();
-    key.extend([port.protocol.number(), 0, 0, 0]);
-    key.extend(port.host_port.to_be_bytes());
-    key.extend([0, 0]);
+    key.extend(service(port));
     key
+}
+
+/// Protocol and host port. Parts of a concatenation are padded to 4 bytes.
+fn service(port: &Port) -> Vec<u8> {
+    let mut service = vec![port.protocol.number(), 0, 0, 0];
+    service.extend(port.host_port.to_be_bytes());
+    service.extend([0, 0]);
+    service
 }
 
 fn value(port: &Port) -> Vec<u8> {
