@@ -26,13 +26,7 @@ const APPLETS: &[&str] = &[
 /// Adds the busybox image to the node's daemon.
 pub async fn load_busybox(node: &Node) -> Result<()> {
     let archive = busybox_archive(node.dir())?;
-    node.corten(&[
-        "image",
-        "--socket",
-        &node.socket().display().to_string(),
-        "load",
-        &archive.display().to_string(),
-    ])?;
+    node.corten_image(&["load", &archive.display().to_string()])?;
     Ok(())
 }
 

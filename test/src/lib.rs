@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod file_registry;
 pub mod image;
 pub mod leftovers;
 pub mod node;
 pub mod pod;
+pub mod registry;
 pub mod wait;

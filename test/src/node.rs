@@ -83,6 +83,7 @@ impl Node {
             .args(["--", "sh", "-c", HOLDER])
             .arg(&ready)
             .stdin(Stdio::null())
+            .stderr(File::create(dir.path().join("holder.log"))?)
             .spawn()
             .context("run unshare")?;
         let holder_pid = until(|| async {
@@ -243,6 +244,11 @@ impl Node {
         stdout(script, &output)
     }
 
+    /// Like [`Node::shell`], waiting until the script succeeds.
+    pub async fn shell_until(&self, script: &str) -> Result<String> {
+        until(|| async { self.shell(script) }).await
+    }
+
     /// Runs `corten` with `args` inside of the node.
     pub fn corten(&self, args: &[&str]) -> Result<String> {
         let output = self
@@ -250,6 +256,19 @@ impl Node {
             .args(args)
             .output()?;
         stdout(&format!("corten {}", args.join(" ")), &output)
+    }
+
+    /// Runs `corten image` with `args` on this node's daemon.
+    pub fn corten_image(&self, args: &[&str]) -> Result<String> {
+        let socket = self.socket().display().to_string();
+        self.corten(&[&["image", "--socket", &socket], args].concat())
+    }
+
+    /// Tells the daemon where the images of `registry` are.
+    pub fn write_hosts(&self, registry: &str, hosts: &str) -> Result<()> {
+        let dir = self.dir().join("certs.d").join(registry);
+        fs::create_dir_all(&dir)?;
+        Ok(fs::write(dir.join("hosts.toml"), hosts)?)
     }
 }
 

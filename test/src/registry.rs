@@ -1,0 +1,93 @@
+//! Debian's docker-registry inside of a node, filled by skopeo.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// Nothing else listens in the node's network namespace.
+pub const ADDRESS: &str = "127.0.0.1:5000";
+/// For [`Protection::Tls`].
+pub const USER: &str = "tester";
+pub const PASSWORD: &str = "secret";
+/// bcrypt of [`PASSWORD`], by `htpasswd -nB`.
+const HASH: &str = "$2b$04$txnMTIflARMZpBWJ0CtmZe7UYUKNo3dYwt5QX8su9hkwMC2KQZFqe";
+
+/// What a client needs besides the address.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Protection {
+    None,
+    /// HTTPS by `registry-ca.pem` in the node's directory, and a password.
+    Tls,
+}
+
+/// Starts the registry and waits until it answers.
+pub async fn start(node: &Node, protection: Protection) -> Result<()> {
+    let dir = node.dir();
+    let mut config = json!({
+        "version": "0.1",
+        "storage": { "filesystem": { "rootdirectory": dir.join("registry") } },
+        "http": { "addr": ADDRESS },
+    });
+    if protection == Protection::Tls {
+        protect(node, &mut config)?;
+    }
+    let (file, log) = (dir.join("registry.yml"), dir.join("registry.log"));
+    fs::write(&file, config.to_string())?;
+    node.shell(&format!(
+        "docker-registry serve {} >{} 2>&1 </dev/null &",
+        file.display(),
+        log.display()
+    ))?;
+    let scheme = scheme(protection);
+    let ask = format!("curl --silent --insecure --output /dev/null {scheme}://{ADDRESS}/v2/");
+    node.shell_until(&ask).await?;
+    Ok(())
+}
+
+pub fn scheme(protection: Protection) -> &'static str {
+    match protection {
+        Protection::None => "http",
+        Protection::Tls => "https",
+    }
+}
+
+/// A CA, a certificate of it, and a password.
+fn protect(node: &Node, config: &mut Value) -> Result<()> {
+    let dir = node.dir();
+    node.shell(&format!(
+        "cd {}
+         new='openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2'
+         $new -subj /CN=ca -keyout registry-ca.key -out registry-ca.pem 2>&1
+         $new -subj /CN=registry -keyout registry.key -out registry.pem -CA registry-ca.pem -CAkey registry-ca.key \
+            -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1 2>&1",
+        dir.display()
+    ))?;
+    fs::write(dir.join("htpasswd"), format!("{USER}:{HASH}\n"))?;
+    config["http"]["tls"] =
+        json!({ "certificate": dir.join("registry.pem"), "key": dir.join("registry.key") });
+    config["auth"]["htpasswd"] = json!({ "realm": "test", "path": dir.join("htpasswd") });
+    Ok(())
+}
+
+/// Copies an OCI archive into the registry as `name`, with `options` of `skopeo copy`. Returns the digest of its manifest.
+pub fn push(node: &Node, archive: &Path, name: &str, options: &[&str]) -> Result<String> {
+    let (archive, digest) = (archive.display(), node.dir().join("pushed-digest"));
+    node.shell(&format!(
+        "skopeo --insecure-policy copy --quiet --dest-tls-verify=false --dest-creds {USER}:{PASSWORD} \
+         --digestfile {} {} oci-archive:{archive} docker://{ADDRESS}/{name}",
+        digest.display(),
+        options.join(" ")
+    ))?;
+    Ok(fs::read_to_string(digest)?)
+}
+
+/// The manifest of `name` as the registry has it.
+pub fn manifest(node: &Node, name: &str) -> Result<Value> {
+    let raw = node.shell(&format!(
+        "skopeo inspect --raw --tls-verify=false --creds {USER}:{PASSWORD} docker://{ADDRESS}/{name}"
+    ))?;
+    Ok(serde_json::from_str(&raw)?)
+}
