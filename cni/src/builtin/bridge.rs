@@ -39,8 +39,7 @@ const KNOWN: [&str; 13] = [
     "dns",
     "capabilities",
 ];
-/// The bridge port forwards nothing before it is up; then the first packet would be lost, and ARP waits a second.
-const PORT_UP: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 /// Whether there is no key that only the reference plugin has.
@@ -119,7 +118,8 @@ pub(super) fn add(builtin: &Builtin, call: &Call<'_>, inside: &mut Links) -> Res
         .table
         .add(&pod, &|| builtin.attached())
         .doing(|| "set up nf_tables: masquerade for the pod".into())?;
-    wait_for_port(&mut host, &host_name(&call.pod.container_id), &port)?;
+    let port_name = host_name(&call.pod.container_id);
+    wait_until_up(&mut host, [&port_name, &config.bridge])?;
     Ok(result(
         call,
         &config.bridge,
@@ -253,24 +253,19 @@ fn routes(config: &Config, pool: &Pool, given: &[Given]) -> Vec<Route> {
     routes
 }
 
-fn wait_for_port(host: &mut Links, name: &str, port: &Link) -> Result<()> {
-    let doing = || format!("wait for {name}");
-    let end = Instant::now() + PORT_UP;
-    let mut is_up = port.is_up;
-    while !is_up && Instant::now() < end {
-        is_up = host.find(name).doing(doing)?.is_some_and(|link| link.is_up);
-        if !is_up {
-            sleep(LOOK_AGAIN);
+/// The port forwards nothing before it is up, nor does the bridge, which goes down and up with its first port; then the first
+/// packet would be lost, and ARP waits a second.
+fn wait_until_up(host: &mut Links, names: [&str; 2]) -> Result<()> {
+    let doing = || format!("wait for {}", names.join(" and "));
+    let end = Instant::now() + PATIENCE;
+    while !host.are_up(names).doing(doing)? {
+        if Instant::now() > end {
+            let text = format!("the kernel has not brought them up within {PATIENCE:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text)).doing(doing);
         }
+        sleep(LOOK_AGAIN);
     }
-    if is_up {
-        return Ok(());
-    }
-    let source = io::Error::new(
-        io::ErrorKind::TimedOut,
-        "the kernel has not brought it up within 2 s",
-    );
-    Err(source).doing(doing)
+    Ok(())
 }
 
 /// CNI spec 1.1, section 5, "ADD success".

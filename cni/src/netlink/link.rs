@@ -124,6 +124,17 @@ impl Links {
         }
     }
 
+    /// Whether they pass packets.
+    pub(crate) fn are_up(&mut self, names: [&str; 2]) -> io::Result<bool> {
+        for answer in self.0.batch(names.map(look_for).into())? {
+            let link = answer?.first().and_then(|body| parse(body));
+            if !link.is_some_and(|link| link.is_up) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Makes a bridge that is up. With an address of its own it does not take over those of its ports, which come and go.
     pub(crate) fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> io::Result<()> {
         let mut message = new_link(CREATE | EXCLUSIVE, &info(0, FLAG_UP, FLAG_UP));

@@ -9,9 +9,14 @@ use std::{
     io,
     net::IpAddr,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 pub(crate) use range::parse_network;
 use range::{Config, Set, candidates, describe};
 use serde_json::{Map, Value};
@@ -36,6 +41,8 @@ const KNOWN: [&str; 8] = [
 
 /// Written under the lock, and renamed.
 const ASIDE: &str = "reserving";
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// Whether there is no key that only the reference plugin has.
 pub(super) fn is_supported(ipam: &Map<String, Value>) -> bool {
@@ -168,14 +175,21 @@ impl Pool {
         lines.next() == Some(id) && lines.next().is_none_or(|name| name == INTERFACE)
     }
 
+    /// Another program may hold the lock, and hang.
     fn lock(&self) -> Result<Flock<File>> {
         fs::create_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
         let path = self.dir.join("lock");
         let doing = || format!("lock {}", path.display());
-        let file = File::create(&path).doing(doing)?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| io::Error::from(errno))
-            .doing(doing)
+        let mut file = File::create(&path).doing(doing)?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < end => file = back,
+                Err((_, errno)) => return Err(errno.into()).doing(doing),
+            }
+            sleep(LOOK_AGAIN);
+        }
     }
 }
 
