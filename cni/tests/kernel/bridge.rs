@@ -121,7 +121,7 @@ fn an_address_that_is_used_again_is_reached_at_once() {
     });
 }
 
-/// A port of a bridge loses what comes before it is up: 3 of 100, and ARP asks again after a second.
+/// A bridge and its port lose what comes before they are up, and ARP asks again after a second.
 #[test]
 fn the_first_packet_arrives() {
     on_a_host(|host| {
