@@ -5,7 +5,6 @@ use std::fs;
 
 use corten_proto::cri;
 use corten_test::{image, leftovers::Leftovers, node::Node, pod};
-use serde_json::json;
 use tonic::{Code, Status};
 
 async fn node() -> Node {
@@ -163,7 +162,67 @@ const CONTAINERS: &[Case] = &[
         Code::InvalidArgument,
         &["log_path"],
     ),
+    (
+        |config| config.command[0] = "nul\0byte".into(),
+        Code::InvalidArgument,
+        &["config.command", "NUL"],
+    ),
+    (
+        |config| {
+            config.envs = vec![cri::KeyValue {
+                key: "a=b".into(),
+                value: Vec::new(),
+            }];
+        },
+        Code::InvalidArgument,
+        &["config.envs[0]"],
+    ),
+    (
+        |config| resources(config).memory_limit_in_bytes = 4096,
+        Code::InvalidArgument,
+        &["memory_limit_in_bytes", "4096"],
+    ),
+    (
+        |config| resources(config).cpu_quota = 5,
+        Code::InvalidArgument,
+        &["cpu_quota", "5"],
+    ),
+    (
+        |config| resources(config).cpuset_cpus = "0-".into(),
+        Code::InvalidArgument,
+        &["cpuset_cpus", "0-"],
+    ),
+    (
+        |config| resources(config).oom_score_adj = 2000,
+        Code::InvalidArgument,
+        &["oom_score_adj", "2000"],
+    ),
+    (
+        |config| config.mounts = vec![mount("relative/source", "/data")],
+        Code::InvalidArgument,
+        &["config.mounts[0].host_path"],
+    ),
+    (
+        |config| config.mounts = vec![mount("/etc/passwd", "/etc")],
+        Code::InvalidArgument,
+        &["\"/etc\"", "the source is a file"],
+    ),
+    (
+        |config| security(config).run_as_user = Some(cri::Int64Value { value: -5 }),
+        Code::InvalidArgument,
+        &["run_as_user", "-5"],
+    ),
+    (
+        |config| security(config).supplemental_groups = vec![1 << 40],
+        Code::InvalidArgument,
+        &["supplemental_groups"],
+    ),
 ];
+
+fn resources(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerResources {
+    let linux = config.linux.as_mut().unwrap();
+    linux.resources.get_or_insert_default()
+}
 
 fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
     config
@@ -258,145 +317,90 @@ async fn unknown_ids_are_not_found() {
     }
 }
 
-async fn refuse_pull(node: &Node, reference: &str, code: Code, words: &[&str]) {
-    let image = cri::ImageSpec {
-        image: reference.into(),
-        ..Default::default()
-    };
-    let request = cri::PullImageRequest {
-        image: Some(image),
-        ..Default::default()
-    };
-    let mut images = node.images().await.unwrap();
-    check(&images.pull_image(request).await.unwrap_err(), code, words);
-}
+/// A change of a container's config that is found out when its program is run, and words of the error.
+type StartCase = (fn(&mut cri::ContainerConfig), &'static [&'static str]);
+
+const STARTS: &[StartCase] = &[
+    (
+        |config| config.command = vec!["/bin/absent".into()],
+        &["/bin/absent", "No such file"],
+    ),
+    (
+        |config| config.command = vec!["absent".into()],
+        &["\"absent\"", "no such program"],
+    ),
+    (
+        |config| config.command = vec!["/etc/passwd".into()],
+        &["/etc/passwd", "Permission denied"],
+    ),
+    (
+        |config| config.command = vec!["/bin".into()],
+        &["/bin", "Permission denied"],
+    ),
+];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_images_are_refused_and_leave_no_blob() {
+async fn what_cannot_be_run_is_told_at_the_start_and_leaves_nothing() {
     let node = node().await;
+    let mut runtime = node.runtime().await.unwrap();
     let before = Leftovers::count(&node).unwrap();
-    // A registry as files, which busybox serves.
-    let www = node.dir().join("www/v2/test");
-    let (manifests, blobs) = (www.join("manifests"), www.join("blobs"));
-    for dir in [&manifests, &blobs] {
-        fs::create_dir_all(dir).unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("bad")).await.unwrap();
+    for (change, words) in STARTS {
+        let mut config = pod::container("bad", "true");
+        change(&mut config);
+        let id = pod::create(&mut runtime, &pod_id, &config).await.unwrap();
+        let request = cri::StartContainerRequest {
+            container_id: id.clone(),
+        };
+        let refused = runtime.start_container(request.clone()).await.unwrap_err();
+        for word in *words {
+            assert!(refused.message().contains(word), "{word}: {refused}");
+        }
+        let status = pod::exited(&runtime, &id).await.unwrap();
+        assert_eq!((status.exit_code, &*status.reason), (128, "StartError"));
+        // It has failed for good.
+        let again = runtime.start_container(request).await.unwrap_err();
+        assert_eq!(again.code(), Code::FailedPrecondition, "{again}");
+        let request = cri::RemoveContainerRequest { container_id: id };
+        runtime.remove_container(request).await.unwrap();
     }
-    let files = node.dir().join("files");
-    fs::create_dir(&files).unwrap();
-    let tar = hostile(|tar| file(tar, "fine", b"fine"));
-    let descriptor = image::write_image(&files, &tar, &json!({})).unwrap();
-    for entry in fs::read_dir(&files).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        fs::copy(files.join(&name), blobs.join(format!("sha256:{name}"))).unwrap();
-    }
-    let digest = descriptor["digest"].as_str().unwrap();
-    let manifest = fs::read_to_string(blobs.join(digest)).unwrap();
-    fs::write(manifests.join("broken"), &manifest[..manifest.len() / 2]).unwrap();
-    fs::write(manifests.join("good"), &manifest).unwrap();
-    let layer: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    let layer = layer["layers"][0]["digest"].as_str().unwrap();
-    fs::write(blobs.join(layer), vec![0; tar.len()]).unwrap();
-    let root = node.dir().join("www").display().to_string();
-    node.shell(&format!("busybox httpd -p 127.0.0.1:5005 -h {root}"))
-        .unwrap();
-
-    refuse_pull(
-        &node,
-        "127.0.0.1:5005/test:absent",
-        Code::NotFound,
-        &["test:absent"],
-    )
-    .await;
-    refuse_pull(
-        &node,
-        "127.0.0.1:5005/test:broken",
-        Code::FailedPrecondition,
-        &["manifest"],
-    )
-    .await;
-    refuse_pull(
-        &node,
-        "127.0.0.1:5005/test:good",
-        Code::FailedPrecondition,
-        &[layer],
-    )
-    .await;
-    refuse_pull(
-        &node,
-        "127.0.0.1:1/test:down",
-        Code::Unknown,
-        &["RegistryUnavailable", "127.0.0.1:1"],
-    )
-    .await;
-    refuse_pull(&node, "UPPER/case", Code::InvalidArgument, &["UPPER/case"]).await;
+    pod::remove_pod(&mut runtime, &pod_id).await.unwrap();
     Leftovers::settle(&node, &before).await.unwrap();
 }
 
-fn hostile(fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    fill(&mut tar);
-    tar.into_inner().unwrap()
-}
-
-fn header(kind: tar::EntryType, size: usize) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(0o644);
-    header.set_size(size.try_into().unwrap());
-    header
-}
-
-/// The name as it is, also one that the crate would not write.
-fn file(tar: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
-    let mut header = header(tar::EntryType::Regular, content.len());
-    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-    header.set_cksum();
-    tar.append(&header, content).unwrap();
-}
-
-fn link(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, target: &str) {
-    let mut header = header(kind, 0);
-    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-    header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
-    header.set_cksum();
-    tar.append(&header, &[][..]).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layer_cannot_escape() {
+async fn a_bad_seccomp_profile_is_refused_by_file() {
     let node = node().await;
-    let outside = node.dir().join("outside");
-    fs::create_dir(&outside).unwrap();
-    fs::write(outside.join("secret"), "secret").unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("bad")).await.unwrap();
     let before = Leftovers::count(&node).unwrap();
-    let path = outside.display().to_string();
-    let up = format!("{}{}/made", "../".repeat(12), path.trim_start_matches('/'));
-    let layers = [
-        hostile(|tar| file(tar, &up, b"x")),
-        hostile(|tar| {
-            link(tar, tar::EntryType::Symlink, "way", &path);
-            file(tar, "way/made", b"x");
-        }),
-        hostile(|tar| {
-            link(
-                tar,
-                tar::EntryType::Link,
-                "stolen",
-                &format!("{path}/secret"),
-            )
-        }),
-    ];
-    let socket = node.socket().display().to_string();
-    for (number, layer) in layers.iter().enumerate() {
-        let name = format!("test.example/hostile:{number}");
-        let archive = image::archive_of_layer(node.dir(), layer, &json!({}), &name).unwrap();
-        let archive = archive.display().to_string();
-        let refused = node
-            .corten(&["image", "--socket", &socket, "load", &archive])
-            .unwrap_err();
-        assert!(refused.to_string().contains("layer"), "{refused}");
+    let file = node.dir().join("profile.json");
+    for (profile, word) in [
+        ("{", "line 1"),
+        (
+            r#"{"defaultAction": "SCMP_ACT_WHATEVER"}"#,
+            "SCMP_ACT_WHATEVER",
+        ),
+        (r#"{"syscalls": []}"#, "defaultAction"),
+    ] {
+        fs::write(&file, profile).unwrap();
+        let mut config = pod::container("bad", "true");
+        security(&mut config).seccomp = Some(cri::SecurityProfile {
+            profile_type: cri::security_profile::ProfileType::Localhost.into(),
+            localhost_ref: file.display().to_string(),
+        });
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: pod_id.clone(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        let refused = runtime.create_container(request).await.unwrap_err();
+        check(
+            &refused,
+            Code::InvalidArgument,
+            &["config.linux.security_context.seccomp", word],
+        );
     }
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     Leftovers::settle(&node, &before).await.unwrap();
 }
 
@@ -434,6 +438,19 @@ async fn a_bad_config_is_refused_with_its_line() {
         refused.contains("not built yet") && refused.contains("64"),
         "{refused}"
     );
+    for flags in [
+        &["--absent", "x"][..],
+        &["--log-format", "xml"],
+        &["--root", "relative"],
+    ] {
+        let refused = node
+            .corten(&[&["serve"], flags].concat())
+            .unwrap_err()
+            .to_string();
+        let value = flags[0].trim_start_matches('-').replace('-', "_");
+        let named = refused.contains(flags[0]) || refused.contains(&value);
+        assert!(named && refused.contains("64"), "{refused}");
+    }
     fs::write(&file, node.corten(&["config", "default"]).unwrap()).unwrap();
     node.corten(&["config", "check", &path]).unwrap();
 }
