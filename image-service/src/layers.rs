@@ -45,7 +45,7 @@ pub(crate) struct Layers {
 /// Who holds a chain's lock fetches it. If that pull fails or is cancelled, the next in line does,
 /// with its own credentials.
 type Slot = tokio::sync::Mutex<Weak<Staged>>;
-type Slots = HashMap<Digest, Weak<Slot>>;
+type Slots = HashMap<Digest, Arc<Slot>>;
 
 impl Layers {
     pub(crate) fn new(store: Arc<Store>, max_concurrent_downloads: usize) -> Self {
@@ -78,11 +78,12 @@ impl Layers {
     async fn get_one(&self, chain: Digest, wanted: Wanted) -> Result<Ready, Error> {
         let slot = self.slot(chain);
         let mut in_hand = slot.lock().await;
-        if let Some(hold) = self.store.hold_chain(&chain) {
-            return Ok(Ready::Stored(hold));
-        }
+        // In this order: a layer is in the store before the pull that had it in hand lets go of it.
         if let Some(staged) = in_hand.upgrade() {
             return Ok(Ready::Staged(staged));
+        }
+        if let Some(hold) = self.store.hold_chain(&chain) {
+            return Ok(Ready::Stored(hold));
         }
         let Ok(_permit) = self.downloads.acquire().await else {
             return Err(Error::Stopped("getting a layer"));
@@ -92,15 +93,14 @@ impl Layers {
         Ok(Ready::Staged(staged))
     }
 
+    /// A slot stays as long as somebody waits for it or has its layer in hand, also between fetching and recording it.
     fn slot(&self, chain: Digest) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|_, slot| slot.strong_count() > 0);
-        if let Some(slot) = slots.get(&chain).and_then(Weak::upgrade) {
-            return slot;
-        }
-        let slot = Arc::new(Slot::new(Weak::new()));
-        slots.insert(chain, Arc::downgrade(&slot));
-        slot
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || is_in_hand(slot));
+        let slot = slots
+            .entry(chain)
+            .or_insert_with(|| Arc::new(Slot::new(Weak::new())));
+        Arc::clone(slot)
     }
 
     async fn fetch(&self, chain: Digest, wanted: Wanted) -> Result<Staged, Error> {
@@ -164,6 +164,11 @@ impl Layers {
             (Ok(next), unpacked) => Ok((next, unpacked)),
         }
     }
+}
+
+fn is_in_hand(slot: &Slot) -> bool {
+    slot.try_lock()
+        .map_or(true, |staged| staged.strong_count() > 0)
 }
 
 fn stage(
