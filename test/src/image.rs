@@ -32,6 +32,29 @@ pub async fn load_busybox(node: &Node) -> Result<()> {
 
 /// Writes an OCI archive with the busybox image into `dir`.
 pub fn busybox_archive(dir: &Path) -> Result<PathBuf> {
+    archive(dir, &busybox_tree(dir)?, &busybox_config(), BUSYBOX)
+}
+
+/// Adds the busybox image after a `change` of its files and its config as `name`.
+pub async fn load_changed(
+    node: &Node,
+    name: &str,
+    change: impl FnOnce(&Path, &mut Value) -> Result<()>,
+) -> Result<()> {
+    let (tree, mut config) = (busybox_tree(node.dir())?, busybox_config());
+    change(&tree, &mut config)?;
+    let archive = archive(node.dir(), &tree, &config, name)?;
+    fs::remove_dir_all(tree)?;
+    node.corten_image(&["load", &archive.display().to_string()])?;
+    Ok(())
+}
+
+fn busybox_config() -> Value {
+    json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"] })
+}
+
+/// The image's root.
+fn busybox_tree(dir: &Path) -> Result<PathBuf> {
     let tree = dir.join("busybox-tree");
     for name in ["bin", "etc", "tmp", "root", "home/app"] {
         fs::create_dir_all(tree.join(name))?;
@@ -52,8 +75,7 @@ pub fn busybox_archive(dir: &Path) -> Result<PathBuf> {
         tree.join("etc/group"),
         "root:x:0:\napp:x:1001:\nextra:x:2000:app\n",
     )?;
-    let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"] });
-    archive(dir, &tree, &config, BUSYBOX)
+    Ok(tree)
 }
 
 /// Packs `tree` as the one layer of an image with this config and name.

@@ -79,6 +79,18 @@ pub fn container(name: &str, script: &str) -> cri::ContainerConfig {
     }
 }
 
+/// A container's security context, to change it.
+pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default()
+}
+
+/// A container's limits, to set them.
+pub fn resources(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerResources {
+    let linux = config.linux.get_or_insert_default();
+    linux.resources.get_or_insert_default()
+}
+
 pub async fn run_pod(runtime: &mut Runtime, config: &cri::PodSandboxConfig) -> Result<String> {
     let request = cri::RunPodSandboxRequest {
         config: Some(config.clone()),

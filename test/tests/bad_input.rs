@@ -100,19 +100,19 @@ const CONTAINERS: &[Case] = &[
         &["test.example/absent:1"],
     ),
     (
-        |config| security(config).run_as_username = "nobody-here".into(),
+        |config| pod::security(config).run_as_username = "nobody-here".into(),
         Code::InvalidArgument,
         &["nobody-here", "/etc/passwd"],
     ),
     (
-        |config| security(config).run_as_group = Some(cri::Int64Value { value: 5 }),
+        |config| pod::security(config).run_as_group = Some(cri::Int64Value { value: 5 }),
         Code::InvalidArgument,
         &["run_as_group"],
     ),
     (
         |config| {
             let capabilities = vec!["NOT_ONE".into()];
-            security(config).capabilities = Some(cri::Capability {
+            pod::security(config).capabilities = Some(cri::Capability {
                 add_capabilities: capabilities,
                 ..Default::default()
             });
@@ -147,7 +147,7 @@ const CONTAINERS: &[Case] = &[
                 profile_type: cri::security_profile::ProfileType::Localhost.into(),
                 localhost_ref: "/absent/profile.json".into(),
             };
-            security(config).seccomp = Some(profile);
+            pod::security(config).seccomp = Some(profile);
         },
         Code::InvalidArgument,
         &["seccomp", "/absent/profile.json"],
@@ -178,22 +178,22 @@ const CONTAINERS: &[Case] = &[
         &["config.envs[0]"],
     ),
     (
-        |config| resources(config).memory_limit_in_bytes = 4096,
+        |config| pod::resources(config).memory_limit_in_bytes = 4096,
         Code::InvalidArgument,
         &["memory_limit_in_bytes", "4096"],
     ),
     (
-        |config| resources(config).cpu_quota = 5,
+        |config| pod::resources(config).cpu_quota = 5,
         Code::InvalidArgument,
         &["cpu_quota", "5"],
     ),
     (
-        |config| resources(config).cpuset_cpus = "0-".into(),
+        |config| pod::resources(config).cpuset_cpus = "0-".into(),
         Code::InvalidArgument,
         &["cpuset_cpus", "0-"],
     ),
     (
-        |config| resources(config).oom_score_adj = 2000,
+        |config| pod::resources(config).oom_score_adj = 2000,
         Code::InvalidArgument,
         &["oom_score_adj", "2000"],
     ),
@@ -208,31 +208,16 @@ const CONTAINERS: &[Case] = &[
         &["\"/etc\"", "the source is a file"],
     ),
     (
-        |config| security(config).run_as_user = Some(cri::Int64Value { value: -5 }),
+        |config| pod::security(config).run_as_user = Some(cri::Int64Value { value: -5 }),
         Code::InvalidArgument,
         &["run_as_user", "-5"],
     ),
     (
-        |config| security(config).supplemental_groups = vec![1 << 40],
+        |config| pod::security(config).supplemental_groups = vec![1 << 40],
         Code::InvalidArgument,
         &["supplemental_groups"],
     ),
 ];
-
-fn resources(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerResources {
-    let linux = config.linux.as_mut().unwrap();
-    linux.resources.get_or_insert_default()
-}
-
-fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
-    config
-        .linux
-        .as_mut()
-        .unwrap()
-        .security_context
-        .as_mut()
-        .unwrap()
-}
 
 fn mount(source: &str, target: &str) -> cri::Mount {
     cri::Mount {
@@ -385,7 +370,7 @@ async fn a_bad_seccomp_profile_is_refused_by_file() {
     ] {
         fs::write(&file, profile).unwrap();
         let mut config = pod::container("bad", "true");
-        security(&mut config).seccomp = Some(cri::SecurityProfile {
+        pod::security(&mut config).seccomp = Some(cri::SecurityProfile {
             profile_type: cri::security_profile::ProfileType::Localhost.into(),
             localhost_ref: file.display().to_string(),
         });
