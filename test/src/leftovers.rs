@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::Result;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{node::Node, wait::until};
 
@@ -124,7 +128,7 @@ fn hierarchies() -> Vec<PathBuf> {
     found
 }
 
-/// Removes a node's cgroups, whose processes have been killed.
+/// Removes a node's cgroups with what still runs in them.
 pub fn remove_cgroups(name: &str) {
     for hierarchy in hierarchies() {
         let mut found = Vec::new();
@@ -132,6 +136,7 @@ pub fn remove_cgroups(name: &str) {
         walk_dirs(&top, &mut found);
         found.push(top);
         for path in found {
+            kill_all(&path);
             // Processes that were just killed leave a moment later.
             for _ in 0..100 {
                 match fs::remove_dir(&path) {
@@ -142,6 +147,13 @@ pub fn remove_cgroups(name: &str) {
                 }
             }
         }
+    }
+}
+
+fn kill_all(cgroup: &Path) {
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

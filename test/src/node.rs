@@ -34,7 +34,8 @@ const HOLDER: &str = "ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /r
 #[derive(Debug)]
 pub struct Node {
     dir: TempDir,
-    holder: Child,
+    /// None when the namespaces are another node's.
+    holder: Option<Child>,
     /// Process 1 of the node, as the host sees it.
     holder_pid: i32,
     daemon: Option<Daemon>,
@@ -63,11 +64,7 @@ impl Node {
 
     /// The namespaces alone.
     pub async fn without_daemon(options: &[&str]) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("corten-test-").tempdir()?;
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
-        for name in ["certs.d", "net.d", "logs"] {
-            fs::create_dir(dir.path().join(name))?;
-        }
+        let dir = make_dir()?;
         let ready = dir.path().join("ready");
         let holder = Command::new("unshare")
             .args([
@@ -91,14 +88,26 @@ impl Node {
             child_of(holder.id())
         })
         .await?;
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
         Ok(Self {
             dir,
-            holder,
+            holder: Some(holder),
             holder_pid,
             daemon: None,
-            options,
+            options: owned(options),
         })
+    }
+
+    /// A further daemon, in the namespaces of this node, with directories of its own.
+    pub async fn beside(&self, options: &[&str]) -> Result<Self> {
+        let mut node = Self {
+            dir: make_dir()?,
+            holder: None,
+            holder_pid: self.holder_pid,
+            daemon: None,
+            options: owned(options),
+        };
+        node.start_daemon().await?;
+        Ok(node)
     }
 
     /// For daemons that are started from now on.
@@ -139,33 +148,32 @@ impl Node {
             .to_owned())
     }
 
+    /// What `corten serve` needs to serve this node.
+    pub fn serve_arguments(&self) -> Vec<String> {
+        let dirs = [
+            ("--root", "root"),
+            ("--state", "state"),
+            ("--socket", "corten.sock"),
+            ("--certs-dir", "certs.d"),
+            ("--cni-conf-dir", "net.d"),
+            ("--cni-data-dir", "addresses"),
+        ];
+        let path = |name| self.dir().join(name).display().to_string();
+        let dirs = dirs.map(|(flag, name)| [flag.to_owned(), path(name)]);
+        let mut arguments = owned(&["serve", "--log-level", "debug"]);
+        arguments.extend(dirs.into_iter().flatten());
+        arguments.extend(self.options.iter().cloned());
+        arguments
+    }
+
     pub async fn start_daemon(&mut self) -> Result<()> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.dir().join("corten.log"))?;
-        let dir = |name: &str| self.dir().join(name).display().to_string();
         let starter = self
             .command(&binary("corten")?.display().to_string())
-            .args([
-                "serve",
-                "--root",
-                &dir("root"),
-                "--state",
-                &dir("state"),
-                "--socket",
-                &dir("corten.sock"),
-            ])
-            .args([
-                "--certs-dir",
-                &dir("certs.d"),
-                "--cni-conf-dir",
-                &dir("net.d"),
-                "--cni-data-dir",
-                &dir("addresses"),
-            ])
-            .args(["--log-level", "debug"])
-            .args(&self.options)
+            .args(self.serve_arguments())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -292,9 +300,13 @@ impl Drop for Node {
         if std::thread::panicking() {
             self.print_log();
         }
-        // Process 1 of the node: its end is the end of all others, and of the namespaces.
-        let _ = kill(Pid::from_raw(self.holder_pid), Signal::SIGKILL);
-        let _ = self.holder.wait();
+        if let Some(holder) = &mut self.holder {
+            // Process 1 of the node: its end is the end of all others, and of the namespaces.
+            let _ = kill(Pid::from_raw(self.holder_pid), Signal::SIGKILL);
+            let _ = holder.wait();
+        } else if let Some(daemon) = &self.daemon {
+            let _ = kill(Pid::from_raw(daemon.pid), Signal::SIGKILL);
+        }
         if let Some(daemon) = &mut self.daemon {
             let _ = daemon.starter.wait();
         }
@@ -302,6 +314,19 @@ impl Drop for Node {
             crate::leftovers::remove_cgroups(&format!("corten/{instance}"));
         }
     }
+}
+
+fn make_dir() -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix("corten-test-").tempdir()?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+    for name in ["certs.d", "net.d", "logs"] {
+        fs::create_dir(dir.path().join(name))?;
+    }
+    Ok(dir)
+}
+
+fn owned(options: &[&str]) -> Vec<String> {
+    options.iter().map(|option| (*option).to_owned()).collect()
 }
 
 fn stdout(what: &str, output: &Output) -> Result<String> {
