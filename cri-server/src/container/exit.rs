@@ -12,6 +12,8 @@ use crate::{blocking::blocking, clock, context::Context};
 
 /// The exit code of a container whose shim ended without a record of it, as containerd has it.
 const LOST: i32 = 255;
+/// The kubelet shows it as the reason of a container whose program could not be run.
+const NOT_RUN: &str = "StartError";
 /// No exit file is larger.
 const MAX_EXIT: usize = 64 << 10;
 
@@ -28,21 +30,24 @@ pub(crate) async fn supervise(
 /// Records the end that the shim `told`, or else the one in its exit file, or else that it was lost.
 pub(crate) async fn finish(cx: &Arc<Context>, container: &Arc<Container>, told: Option<Exited>) {
     container.set_shim(None);
-    let exit = match told {
-        Some(exit) => exit,
-        None => match recorded(cx, container).await {
-            Some(exit) => exit,
-            None => lost(cx, container).await,
-        },
+    let told = match told {
+        Some(exit) => Some(exit),
+        None => recorded(cx, container).await,
     };
-    set_exited(cx, container, exit, "");
+    match told {
+        // A shim has something to say only of a program that it could not run.
+        Some(exit) if !exit.message.is_empty() => set_exited(cx, container, exit, NOT_RUN),
+        Some(exit) => set_exited(cx, container, exit, ""),
+        None => set_exited(cx, container, lost(cx, container).await, ""),
+    }
 }
 
 /// Takes over the exit; the reason is one that the exit code does not say.
-pub(crate) fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
+fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
     let started_at = match container.state() {
         State::Running { started_at } => started_at,
-        State::Created | State::Exited { .. } => 0,
+        // Ended before its start was answered, or never started.
+        State::Created | State::Exited { .. } => container.begun_at(),
     };
     let (code, oom_killed) = (exit.code, exit.oom_killed);
     if !container.advance(State::Exited {

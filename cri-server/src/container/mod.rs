@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Container {
     known: AtomicBool,
     /// Somebody waited for StartContainer's answer to the end.
     start_answered: AtomicBool,
+    /// When the start was asked for, in nanoseconds of Unix time; 0 before that.
+    begun_at: AtomicI64,
 }
 
 impl Container {
@@ -79,6 +81,7 @@ impl Container {
             _layers: layers,
             known: AtomicBool::new(false),
             start_answered: AtomicBool::new(false),
+            begun_at: AtomicI64::new(0),
         }
     }
 
@@ -166,6 +169,14 @@ impl Container {
 
     pub(crate) fn is_start_answered(&self) -> bool {
         self.start_answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_begun(&self, at: i64) {
+        self.begun_at.store(at, Ordering::Release);
+    }
+
+    pub(crate) fn begun_at(&self) -> i64 {
+        self.begun_at.load(Ordering::Acquire)
     }
 
     /// Writes the record as it is now.

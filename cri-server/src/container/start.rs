@@ -1,21 +1,19 @@
 //! Running a container's program.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use corten_proto::shim::{Exited, FailureKind};
+use corten_proto::shim::{Failure, FailureKind};
+use tokio::time::timeout;
 
-use super::{Container, State, exit};
+use super::{Container, State};
 use crate::{
     clock,
     context::Context,
     error::{Error, Result},
-    shim,
 };
 
-/// The exit code of a program that could not be run, as containerd has it.
-const NOT_RUN: i32 = 128;
-/// The kubelet shows it as the container's reason.
-const REASON: &str = "StartError";
+/// Between a start that was refused and the container's end.
+const END: Duration = Duration::from_secs(5);
 
 /// Lets the container's init run its program. One that cannot be run ends the container. One that runs already, whose start
 /// was answered to nobody, is the answer to a retry.
@@ -33,33 +31,21 @@ pub(crate) async fn start(cx: &Arc<Context>, container: &Arc<Container>) -> Resu
     let Some(client) = container.shim() else {
         return Err(container.in_state("lost", "its shim is gone; make a new one"));
     };
-    match client.start().await {
-        Ok(()) => {
-            container.advance(State::Running {
-                started_at: clock::unix_nanos(),
-            });
-            container.save(cx)?;
-            tracing::info!(container = %container.record.id, name = container.name, "container runs");
-            Ok(())
+    let started_at = clock::unix_nanos();
+    container.set_begun(started_at);
+    if let Err(source) = client.start().await {
+        let is_refused = |failure: &Failure| failure.kind() != FailureKind::FailurePhase;
+        if source.failure().is_some_and(is_refused) {
+            // The shim tells the end right after; a status that is asked for now should have it.
+            let _ = timeout(END, container.exited()).await;
         }
-        Err(source) => {
-            if let Some(failure) = source
-                .failure()
-                .filter(|failure| failure.kind() == FailureKind::FailureExec)
-            {
-                let message = shim::describe(failure);
-                let exit = Exited {
-                    code: NOT_RUN,
-                    at_ns: clock::unix_nanos(),
-                    oom_killed: false,
-                    message,
-                };
-                exit::set_exited(cx, container, exit, REASON);
-            }
-            Err(Error::Shim {
-                doing: format!("start container {}", container.record.id),
-                source,
-            })
-        }
+        let doing = format!("start container {}", container.record.id);
+        return Err(Error::Shim { doing, source });
     }
+    // One that ended at once is not set back.
+    if container.advance(State::Running { started_at }) {
+        container.save(cx)?;
+    }
+    tracing::info!(container = %container.record.id, name = container.name, "container runs");
+    Ok(())
 }

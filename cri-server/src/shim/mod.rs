@@ -55,7 +55,7 @@ impl Error {
 }
 
 /// "exec /bin/nothing: No such file or directory (os error 2): ..."
-pub(crate) fn describe(failure: &Failure) -> String {
+fn describe(failure: &Failure) -> String {
     let mut text = failure.operation.clone();
     if !failure.subject.is_empty() {
         text = format!("{text} {:?}", failure.subject);
