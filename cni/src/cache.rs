@@ -69,6 +69,8 @@ impl Cache {
 
     /// Nothing but [`Self::forget`] is left to do for the pod.
     pub(crate) fn leave(&self, id: &str) -> Result<()> {
+        // A daemon that was killed while it wrote the result has left it aside.
+        remove(&self.path(id, ASIDE))?;
         let (from, to) = (self.path(id, ATTACHED), self.path(id, LEAVING));
         fs::rename(&from, &to).doing(|| format!("rename {} to {}", from.display(), to.display()))
     }
