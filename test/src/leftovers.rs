@@ -55,6 +55,8 @@ impl Leftovers {
             "operations",
             "layers",
             "content",
+            "staging",
+            "trash",
             "cni",
         ] {
             walk(&node.root().join(dir), 1, &mut files);

@@ -291,3 +291,21 @@ async fn a_reopened_log_goes_on_in_the_new_file() {
         .unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_at_once_has_all_its_times() {
+    let node = node().await;
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("short"))
+        .await
+        .unwrap();
+    for number in 0..40 {
+        let mut config = pod::container(&format!("short-{number}"), "");
+        config.command = vec!["/bin/true".into()];
+        let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+        let status = pod::exited(&runtime, &id).await.unwrap();
+        assert_eq!((status.exit_code, &*status.reason), (0, "Completed"));
+        let times = [status.created_at, status.started_at, status.finished_at];
+        assert!(times[0] > 0 && times.is_sorted(), "{number}: {times:?}");
+    }
+}

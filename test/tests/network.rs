@@ -34,6 +34,19 @@ async fn node_with_plugins(options: &[&str]) -> Node {
     node
 }
 
+async fn pod_status(runtime: &mut pod::Runtime, id: &str) -> cri::PodSandboxStatus {
+    let request = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: id.into(),
+        verbose: false,
+    };
+    let reply = runtime.pod_sandbox_status(request).await.unwrap();
+    reply.into_inner().status.unwrap()
+}
+
+async fn ip(runtime: &mut pod::Runtime, id: &str) -> String {
+    pod_status(runtime, id).await.network.unwrap().ip
+}
+
 async fn fetch(node: &Node, command: &str) -> String {
     until(|| async { node.shell(command) }).await.unwrap()
 }
@@ -119,24 +132,9 @@ async fn a_macvlan_pod_is_reached_by_a_neighbour() {
     pod::run(&mut runtime, &id, &pod::container("far", HTTPD))
         .await
         .unwrap();
-    let request = cri::PodSandboxStatusRequest {
-        pod_sandbox_id: id.clone(),
-        verbose: false,
-    };
-    let status = runtime
-        .pod_sandbox_status(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .status
-        .unwrap();
-    let ip = status.network.unwrap().ip;
+    let ip = ip(&mut runtime, &id).await;
     let get = format!("ip netns exec neighbour busybox wget -qO- http://{ip}/");
-    assert_eq!(
-        fetch(&node, &get).await,
-        "far
-"
-    );
+    assert_eq!(fetch(&node, &get).await, "far\n");
     pod::remove_pod(&mut runtime, &id).await.unwrap();
     Leftovers::settle(&node, &before).await.unwrap();
 }
@@ -177,6 +175,50 @@ async fn a_failing_plugin_is_quoted_and_leaves_nothing() {
             .is_empty()
     );
     Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_stays_listed_until_its_network_is_taken_away() {
+    let mut node = node_with_plugins(&[]).await;
+    let stuck = node.dir().join("stuck");
+    write_plugin(
+        &node,
+        "sticky",
+        &format!(
+            r#"case $CNI_COMMAND in
+            ADD) echo '{{"cniVersion": "1.0.0", "ips": [{{"address": "10.79.0.9/24"}}]}}' ;;
+            DEL) [ ! -e {} ] || {{ echo '{{"code": 100, "msg": "it sticks"}}'; exit 1; }} ;;
+            esac"#,
+            stuck.display()
+        ),
+    );
+    write_conflist(&node, &json!([{ "type": "sticky" }]));
+    node.start_daemon().await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let config = pod::pod("glued");
+    let id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    assert_eq!(ip(&mut runtime, &id).await, "10.79.0.9");
+    fs::write(&stuck, "").unwrap();
+    for _ in 0..2 {
+        let refused = pod::remove_pod(&mut runtime, &id).await.unwrap_err();
+        let text = format!("{refused:#}");
+        assert!(
+            text.contains("sticky") && text.contains("it sticks"),
+            "{text}"
+        );
+        let status = pod_status(&mut runtime, &id).await;
+        assert_eq!(status.state(), cri::PodSandboxState::SandboxNotready);
+        // The next daemon knows as much.
+        node.end_daemon(Signal::SIGKILL).unwrap();
+        node.start_daemon().await.unwrap();
+        runtime = node.runtime().await.unwrap();
+    }
+    fs::remove_file(&stuck).unwrap();
+    pod::remove_pod(&mut runtime, &id).await.unwrap();
+    Leftovers::settle(&node, &before).await.unwrap();
+    let again = pod::run_pod(&mut runtime, &config).await.unwrap();
+    pod::remove_pod(&mut runtime, &again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,28 +287,15 @@ async fn addresses_outlive_the_daemon_and_are_freed_after() {
     let id = pod::run_pod(&mut runtime, &pod::pod("lasting"))
         .await
         .unwrap();
-    let request = cri::PodSandboxStatusRequest {
-        pod_sandbox_id: id.clone(),
-        verbose: false,
-    };
-    let ip = |status: cri::PodSandboxStatusResponse| status.status.unwrap().network.unwrap().ip;
-    let then = ip(runtime
-        .pod_sandbox_status(request.clone())
-        .await
-        .unwrap()
-        .into_inner());
+    let then = ip(&mut runtime, &id).await;
     node.end_daemon(Signal::SIGKILL).unwrap();
     node.start_daemon().await.unwrap();
     let mut runtime = node.runtime().await.unwrap();
-    let now = ip(runtime
-        .pod_sandbox_status(request)
-        .await
-        .unwrap()
-        .into_inner());
-    assert_eq!(then, now);
+    assert_eq!(ip(&mut runtime, &id).await, then);
     let other = pod::run_pod(&mut runtime, &pod::pod("other"))
         .await
         .unwrap();
+    assert_ne!(ip(&mut runtime, &other).await, then);
     for pod in [&id, &other] {
         pod::remove_pod(&mut runtime, pod).await.unwrap();
     }

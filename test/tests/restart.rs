@@ -4,7 +4,9 @@
 use std::{fs, path::PathBuf};
 
 use corten_proto::cri::{self, ContainerState};
-use corten_test::{image, leftovers::Leftovers, node::Node, pod, wait::until};
+use corten_test::{
+    file_registry::FileRegistry, image, leftovers::Leftovers, node::Node, pod, wait::until,
+};
 use nix::sys::signal::Signal;
 
 /// A pod with a container that counts, one that ends when it is let, and one that waits for its start.
@@ -212,6 +214,53 @@ async fn a_kill_in_the_middle_leaves_nothing() {
         for pod in pods {
             pod::remove_pod(&mut runtime, &pod.id).await.unwrap();
         }
+        Leftovers::settle(&node, &before).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_a_pull_leaves_nothing() {
+    let mut node = Node::start().await.unwrap();
+    let registry = FileRegistry::start(&node).unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    image::busybox_archive(node.dir()).unwrap();
+    let layer = fs::read(node.dir().join("layer.tar")).unwrap();
+    registry.add("1", &layer, &serde_json::json!({})).unwrap();
+    let image = || {
+        Some(cri::ImageSpec {
+            image: FileRegistry::reference(":1"),
+            ..Default::default()
+        })
+    };
+    let pull = move || cri::PullImageRequest {
+        image: image(),
+        ..Default::default()
+    };
+    for millis in (0..8).map(|step| step * 6) {
+        let mut images = node.images().await.unwrap();
+        let flow = tokio::spawn(async move { images.pull_image(pull()).await.map(drop) });
+        tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+        node.end_daemon(Signal::SIGKILL).unwrap();
+        let _ = flow.await;
+        node.start_daemon().await.unwrap();
+        let mut images = node.images().await.unwrap();
+        // All of it or nothing.
+        let list = cri::ListImagesRequest::default();
+        if images
+            .list_images(list)
+            .await
+            .unwrap()
+            .into_inner()
+            .images
+            .is_empty()
+        {
+            Leftovers::settle(&node, &before).await.unwrap();
+        }
+        images.pull_image(pull()).await.unwrap();
+        images
+            .remove_image(cri::RemoveImageRequest { image: image() })
+            .await
+            .unwrap();
         Leftovers::settle(&node, &before).await.unwrap();
     }
 }

@@ -1,10 +1,12 @@
 //! Clients that leave and try again: the same id or a clean new one, and nothing twice.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use corten_proto::cri;
-use corten_test::{image, leftovers::Leftovers, node::Node, pod};
+use corten_test::{
+    file_registry::FileRegistry, image, leftovers::Leftovers, node::Node, pod, wait::until,
+};
 use tonic::Code;
 
 /// How often each RPC is given up, at moments from the first to well after its end.
@@ -266,5 +268,92 @@ async fn images_may_be_given_up_anywhere() {
         .await;
         runtime.update_runtime_config(update).await.unwrap();
     }
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_may_be_given_up_anywhere() {
+    let node = Node::start().await.unwrap();
+    let registry = FileRegistry::start(&node).unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let layer = node.dir().join("layer.tar");
+    image::busybox_archive(node.dir()).unwrap();
+    let layer = std::fs::read(layer).unwrap();
+    registry.add("1", &layer, &serde_json::json!({})).unwrap();
+    let image = || {
+        Some(cri::ImageSpec {
+            image: FileRegistry::reference(":1"),
+            ..Default::default()
+        })
+    };
+    let (mut first, mut again) = (node.images().await.unwrap(), node.images().await.unwrap());
+    let mut ids = BTreeSet::new();
+    for point in 0..POINTS {
+        let pull = cri::PullImageRequest {
+            image: image(),
+            ..Default::default()
+        };
+        cut(
+            point,
+            Duration::from_millis(60),
+            first.pull_image(pull.clone()),
+        )
+        .await;
+        ids.insert(again.pull_image(pull).await.unwrap().into_inner().image_ref);
+        let list = cri::ListImagesRequest::default();
+        assert_eq!(
+            again
+                .list_images(list)
+                .await
+                .unwrap()
+                .into_inner()
+                .images
+                .len(),
+            1
+        );
+        let remove = cri::RemoveImageRequest { image: image() };
+        again.remove_image(remove).await.unwrap();
+    }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn execs_and_new_logs_may_be_given_up_anywhere() {
+    let node = node().await;
+    let mut again = node.runtime().await.unwrap();
+    let config = pod::logged(&node, pod::pod("given-up"));
+    let pod_id = pod::run_pod(&mut again, &config).await.unwrap();
+    let id = pod::container("given-up", "sleep 1000");
+    let id = pod::run(&mut again, &pod_id, &id).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    for point in 0..POINTS {
+        // Its connection ends with it, as a client's does that is killed.
+        let mut first = node.runtime().await.unwrap();
+        let exec = cri::ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: vec!["sleep".into(), "997".into()],
+            timeout: 900,
+        };
+        cut(point, Duration::from_millis(20), first.exec_sync(exec)).await;
+        let reopen = cri::ReopenContainerLogRequest {
+            container_id: id.clone(),
+        };
+        cut(
+            point,
+            Duration::from_millis(2),
+            first.reopen_container_log(reopen.clone()),
+        )
+        .await;
+        again.reopen_container_log(reopen).await.unwrap();
+    }
+    until(|| async {
+        let count = "ps | grep -c 'sleep [9]97' || true";
+        let left = pod::output(&mut again.clone(), &id, count).await?;
+        anyhow::ensure!(left.trim() == "0", "{left} programs run on");
+        Ok(())
+    })
+    .await
+    .unwrap();
     Leftovers::settle(&node, &before).await.unwrap();
 }
