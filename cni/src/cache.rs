@@ -69,8 +69,7 @@ impl Cache {
 
     /// Nothing but [`Self::forget`] is left to do for the pod.
     pub(crate) fn leave(&self, id: &str) -> Result<()> {
-        // A daemon that was killed while it wrote the result has left it aside.
-        remove(&self.path(id, ASIDE))?;
+        self.forget_aside(id)?;
         let (from, to) = (self.path(id, ATTACHED), self.path(id, LEAVING));
         fs::rename(&from, &to).doing(|| format!("rename {} to {}", from.display(), to.display()))
     }
@@ -81,6 +80,11 @@ impl Cache {
             remove(&self.path(id, extension))?;
         }
         Ok(())
+    }
+
+    /// Removes what a daemon that was killed while it wrote has left aside.
+    pub(crate) fn forget_aside(&self, id: &str) -> Result<()> {
+        remove(&self.path(id, ASIDE))
     }
 
     /// Removes the mark of [`Self::leave`].

@@ -78,7 +78,7 @@ pub(crate) fn del(cni: &Inner, pod: Attachment) -> Result<()> {
             },
             ..entry
         },
-        Ok(None) => return Ok(()),
+        Ok(None) => return cni.cache.forget_aside(&pod.container_id),
         Err(error @ Error::Configuration { .. }) => {
             tracing::warn!(%error, "a pod is detached with the configuration of today");
             Entry {
