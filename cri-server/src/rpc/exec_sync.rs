@@ -2,6 +2,7 @@
 //!
 //! Rule (CRI, ExecSync): an exit code other than 0 is an answer; a timeout is `DeadlineExceeded`, since the kubelet takes only
 //! that code for a failed probe. A process of the background that keeps the pipes open does not keep the caller waiting.
+//! A caller that leaves ends the command.
 
 use std::{
     os::fd::OwnedFd,
@@ -12,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use corten_proto::cri;
+use corten_proto::{cri, layout};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, task::JoinHandle, time::timeout};
 
 use crate::{
     context::Context,
     error::{Error, Result},
-    shim::ExecIo,
+    shim::{self, ExecIo},
 };
 
 /// Both streams together, so that the answer fits into the 16 MiB that clients take.
@@ -36,7 +37,7 @@ pub(super) async fn handle(
     }
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
-    let shim = container.running_shim()?;
+    container.running_shim()?;
 
     let room = Arc::new(AtomicUsize::new(MAX_OUTPUT));
     let (stdout, out) = Stream::open(&room)?;
@@ -52,15 +53,15 @@ pub(super) async fn handle(
         .iter()
         .map(|arg| arg.clone().into_bytes())
         .collect();
-    let done = shim
-        .exec(args, io, limit)
+    let state_dir = layout::container_state(&cx.config.state, &container.record.id);
+    let done = shim::exec(&state_dir, args, io, limit)
         .await
-        .map_err(|source| Error::Shim {
-            doing: format!(
+        .map_err(|source| {
+            let doing = format!(
                 "run {:?} in container {}",
                 request.cmd[0], container.record.id
-            ),
-            source,
+            );
+            Error::Shim { doing, source }
         })?;
     if done.timed_out {
         return Err(Error::Timeout {

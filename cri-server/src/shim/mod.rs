@@ -1,6 +1,7 @@
 //! The daemon's side of the shim: starting one, and talking to it (`proto/shim/v1/shim.proto`).
 
 mod client;
+mod exec;
 mod frame;
 mod launcher;
 mod process;
@@ -9,6 +10,7 @@ use std::io;
 
 pub(crate) use client::{Client, ExecIo};
 use corten_proto::shim::{Failure, FailureKind};
+pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;
 pub(crate) use process::kill;
 use tonic::Code;
