@@ -20,7 +20,7 @@ async fn node() -> Node {
 /// Kills the processes of the node whose command line fits.
 fn kill_all(node: &Node, pattern: &str) {
     node.shell(&format!(
-        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -qE '{pattern}' && kill -9 ${{p#/proc/}}; done; true"
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -qE '{pattern}' && kill -9 ${{p#/proc/}} 2>/dev/null || true; done"
     ))
     .unwrap();
 }
