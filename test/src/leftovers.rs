@@ -25,6 +25,8 @@ pub struct Leftovers {
     pub files: Vec<String>,
     pub addresses: Vec<String>,
     pub links: Vec<String>,
+    /// Elements of nf_tables' sets and maps with the address of a pod.
+    pub firewall: Vec<String>,
 }
 
 impl Leftovers {
@@ -80,6 +82,9 @@ impl Leftovers {
                 "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null; echo; done | grep ^corten-shim || true",
             )?,
             links: lines("ip -o link show type veth | awk '{ print $2 }'")?,
+            firewall: lines(
+                "nft list ruleset | tr ',{}' '\\n' | grep -E '([0-9]+\\.){3}[0-9]+' | grep -v / || true",
+            )?,
             cgroups,
             files,
             addresses,

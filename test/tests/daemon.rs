@@ -4,11 +4,19 @@
 use std::{
     collections::HashMap,
     fs,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixDatagram,
+    },
+    time::Duration,
 };
 
 use corten_proto::cri;
-use corten_test::{image, node::Node, pod};
+use corten_test::{
+    image,
+    node::{Node, binary},
+    pod,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tonic::Code;
@@ -328,4 +336,91 @@ async fn a_failed_call_is_one_line_of_json_with_all_causes() {
     for secret in ["password", "authorization"] {
         assert!(!log.to_lowercase().contains(secret));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told_of_begin_and_end() {
+    let node = Node::without_daemon(&[]).await.unwrap();
+    let path = node.dir().join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let corten = binary("corten").unwrap().display().to_string();
+    let mut starter = node
+        .command("env")
+        .arg(format!("NOTIFY_SOCKET={}", path.display()))
+        .arg(corten)
+        .args(node.serve_arguments())
+        .stderr(fs::File::create(node.dir().join("corten.log")).unwrap())
+        .spawn()
+        .unwrap();
+    let told = |word: &str| {
+        let mut message = [0; 256];
+        let length = socket.recv(&mut message).unwrap();
+        let message = String::from_utf8_lossy(&message[..length]).into_owned();
+        assert!(message.lines().any(|line| line == word), "{message}");
+    };
+    told("READY=1");
+    // Whoever is told so may connect.
+    let mut runtime = node.runtime().await.unwrap();
+    runtime
+        .version(cri::VersionRequest::default())
+        .await
+        .unwrap();
+    drop(runtime);
+    node.shell(
+        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" != corten ] || kill ${p#/proc/}; done",
+    )
+    .unwrap();
+    told("STOPPING=1");
+    assert!(starter.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_file_is_obeyed_and_flags_win() {
+    let mut node = Node::without_daemon(&[]).await.unwrap();
+    let file = node.dir().join("config.toml");
+    fs::write(
+        &file,
+        "log_level = \"error\"\nlog_format = \"json\"\n[cni]\ndev_network = true\n[container]\npids_limit = 77\nlog_line_max = 256\n",
+    )
+    .unwrap();
+    node.add_options(["--config".into(), file.display().to_string()]);
+    node.add_options(["--pids-limit".into(), "78".into()]);
+    node.start_daemon().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let status = runtime
+        .status(cri::StatusRequest { verbose: true })
+        .await
+        .unwrap()
+        .into_inner();
+    let config: Value = serde_json::from_str(&status.info["config"]).unwrap();
+    assert_eq!(config["container"]["pids_limit"], 78);
+    assert_eq!(config["cni"]["dev_network"], true);
+    let config = pod::logged(&node, pod::pod("configured"));
+    let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let long = pod::container(
+        "long",
+        "seq -s '' 1 200; cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null",
+    );
+    let id = pod::run(&mut runtime, &pod_id, &long).await.unwrap();
+    pod::exited(&runtime, &id).await.unwrap();
+    let log = fs::read_to_string(node.dir().join("logs/long.log")).unwrap();
+    let part = log
+        .lines()
+        .next()
+        .unwrap()
+        .split_once("stdout P ")
+        .unwrap()
+        .1;
+    assert_eq!(part.len(), 256);
+    assert!(log.ends_with("stdout F 78\n"), "{log}");
+    // The log's level of the command line is the harness's own.
+    assert!(
+        node.log().lines().all(|line| line.starts_with('{')),
+        "{}",
+        node.log()
+    );
 }

@@ -1,0 +1,220 @@
+//! Mounts: read-only all the way down, what is mounted later, and the files that the runtime brings itself.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{fs, path::Path};
+
+use corten_proto::cri::{self, MountPropagation};
+use corten_test::{image, leftovers::Leftovers, node::Node, pod};
+use tonic::Code;
+
+struct Site {
+    node: Node,
+    runtime: pod::Runtime,
+    pod: String,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let node = Node::start().await.unwrap();
+        image::load_busybox(&node).await.unwrap();
+        let mut runtime = node.runtime().await.unwrap();
+        let mut config = pod::host_network_pod("mounts");
+        let linux = config.linux.as_mut().unwrap();
+        linux.security_context.as_mut().unwrap().privileged = true;
+        let pod = pod::run_pod(&mut runtime, &config).await.unwrap();
+        Self { node, runtime, pod }
+    }
+
+    async fn run(&mut self, name: &str, mounts: Vec<cri::Mount>, privileged: bool) -> String {
+        let mut config = pod::container(name, "sleep 1000");
+        config.mounts = mounts;
+        pod::security(&mut config).privileged = privileged;
+        pod::run(&mut self.runtime, &self.pod, &config)
+            .await
+            .unwrap()
+    }
+
+    async fn output(&mut self, id: &str, script: &str) -> String {
+        pod::output(&mut self.runtime, id, script).await.unwrap()
+    }
+
+    async fn fails(&mut self, id: &str, script: &str) -> String {
+        let done = pod::exec(&mut self.runtime, id, script).await.unwrap();
+        assert_ne!(done.exit_code, 0, "{script} was done");
+        String::from_utf8(done.stderr).unwrap()
+    }
+}
+
+fn mount(source: &Path, target: &str) -> cri::Mount {
+    cri::Mount {
+        host_path: source.display().to_string(),
+        container_path: target.into(),
+        ..Default::default()
+    }
+}
+
+/// A directory that is a mount, with a mount in it.
+fn nested(node: &Node) -> std::path::PathBuf {
+    let outer = node.dir().join("outer");
+    let path = outer.display();
+    node.shell(&format!(
+        "mkdir {path} && mount -t tmpfs none {path} && mkdir {path}/inner && mount -t tmpfs none {path}/inner"
+    ))
+    .unwrap();
+    outer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_is_for_the_mount_and_recursively_for_those_below() {
+    let mut site = Site::new().await;
+    let outer = nested(&site.node);
+    let (mut plain, mut recursive) = (mount(&outer, "/plain"), mount(&outer, "/recursive"));
+    (plain.readonly, recursive.readonly) = (true, true);
+    plain.propagation = MountPropagation::PropagationPrivate.into();
+    recursive.recursive_read_only = true;
+    let id = site.run("both", vec![plain, recursive], false).await;
+    for path in ["/plain/x", "/recursive/x", "/recursive/inner/x"] {
+        let refused = site.fails(&id, &format!("touch {path}")).await;
+        assert!(refused.contains("Read-only"), "{path}: {refused}");
+    }
+    site.output(&id, "touch /plain/inner/x").await;
+    // Not without read-only.
+    let mut wrong = mount(&outer, "/wrong");
+    wrong.recursive_read_only = true;
+    let mut config = pod::container("wrong", "true");
+    config.mounts = vec![wrong];
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: site.pod.clone(),
+        config: Some(config),
+        sandbox_config: None,
+    };
+    let refused = site.runtime.create_container(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(
+        refused
+            .message()
+            .contains("config.mounts[0].recursive_read_only"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_propagate_as_asked() {
+    let mut site = Site::new().await;
+    let shared = site.node.dir().join("shared");
+    let path = shared.display().to_string();
+    site.node
+        .shell(&format!("mkdir {path} && mount -t tmpfs none {path} && mount --make-shared {path} && mkdir {path}/late {path}/back"))
+        .unwrap();
+    let with = |propagation: MountPropagation| {
+        let mut mount = mount(&shared, "/shared");
+        mount.propagation = propagation.into();
+        vec![mount]
+    };
+    let private = site
+        .run("private", with(MountPropagation::PropagationPrivate), true)
+        .await;
+    let slave = site
+        .run(
+            "slave",
+            with(MountPropagation::PropagationHostToContainer),
+            true,
+        )
+        .await;
+    let both = site
+        .run(
+            "both",
+            with(MountPropagation::PropagationBidirectional),
+            true,
+        )
+        .await;
+    site.node
+        .shell(&format!(
+            "mount -t tmpfs none {path}/late && touch {path}/late/seen"
+        ))
+        .unwrap();
+    site.output(&slave, "test -e /shared/late/seen").await;
+    site.output(&both, "test -e /shared/late/seen").await;
+    site.fails(&private, "test -e /shared/late/seen").await;
+    for (id, reaches) in [(&private, false), (&slave, false), (&both, true)] {
+        site.output(
+            id,
+            "mount -t tmpfs none /shared/back && touch /shared/back/seen",
+        )
+        .await;
+        let seen = Path::new(&path).join("back/seen");
+        let seen = site.node.shell(&format!(
+            "test -e {} && echo yes || echo no",
+            seen.display()
+        ));
+        assert_eq!(seen.unwrap().trim() == "yes", reaches);
+    }
+    // What was mounted for the host is the host's to unmount.
+    site.node
+        .shell(&format!("umount {path}/back {path}/late"))
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_of_the_request_replaces_the_runtimes_own_file() {
+    let mut site = Site::new().await;
+    let hosts = site.node.dir().join("my-hosts");
+    fs::write(&hosts, "10.0.0.1 mine\n").unwrap();
+    let id = site
+        .run("own", vec![mount(&hosts, "/etc/hosts")], false)
+        .await;
+    assert_eq!(site.output(&id, "cat /etc/hosts").await, "10.0.0.1 mine\n");
+    assert_eq!(
+        site.output(&id, "grep -c ' /etc/hosts ' /proc/mounts")
+            .await,
+        "1\n"
+    );
+    let own = site.node.dir().join("own-shm");
+    fs::create_dir(&own).unwrap();
+    let id = site.run("shm", vec![mount(&own, "/dev/shm")], false).await;
+    site.output(&id, "touch /dev/shm/here").await;
+    assert!(own.join("here").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_pod_share_memory_and_nothing_of_it_stays() {
+    let mut site = Site::new().await;
+    let before = Leftovers::count(&site.node).unwrap();
+    let pod_id = pod::run_pod(&mut site.runtime, &pod::pod("shm"))
+        .await
+        .unwrap();
+    let outer = std::mem::replace(&mut site.pod, pod_id.clone());
+    let (one, two) = (
+        site.run("one", Vec::new(), false).await,
+        site.run("two", Vec::new(), false).await,
+    );
+    site.output(&one, "echo said > /dev/shm/word").await;
+    assert_eq!(site.output(&two, "cat /dev/shm/word").await, "said\n");
+    let ipc = "readlink /proc/self/ns/ipc";
+    assert_eq!(site.output(&one, ipc).await, site.output(&two, ipc).await);
+    assert_ne!(site.output(&one, ipc).await, site.node.shell(ipc).unwrap());
+    pod::remove_pod(&mut site.runtime, &pod_id).await.unwrap();
+    Leftovers::settle(&site.node, &before).await.unwrap();
+    site.pod = outer;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_volumes_are_mounted_and_gone_again() {
+    let mut site = Site::new().await;
+    let before = Leftovers::count(&site.node).unwrap();
+    let volumes = site.node.dir().join("volumes");
+    let mounts = (0..100).map(|number| {
+        let source = volumes.join(number.to_string());
+        fs::create_dir_all(&source).unwrap();
+        fs::write(source.join("number"), number.to_string()).unwrap();
+        mount(&source, &format!("/volumes/{number}"))
+    });
+    let id = site.run("many", mounts.collect(), false).await;
+    let sum = site.output(&id, "cat /volumes/*/number | wc -c").await;
+    assert_eq!(sum.trim(), "190");
+    pod::stop(&mut site.runtime, &id, 0).await.unwrap();
+    let request = cri::RemoveContainerRequest { container_id: id };
+    site.runtime.remove_container(request).await.unwrap();
+    Leftovers::settle(&site.node, &before).await.unwrap();
+    assert_eq!(fs::read_dir(&volumes).unwrap().count(), 100);
+}
