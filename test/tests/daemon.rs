@@ -130,7 +130,7 @@ async fn an_address_range_is_taken_by_the_networks_that_ask_for_one() {
 }
 
 /// Calls an RPC with an empty request, which is enough where none is served.
-macro_rules! unimplemented {
+macro_rules! refuse_all {
     ($client:ident: $($name:ident($request:ident);)*) => {
         $({
             let status = $client.$name(cri::$request::default()).await.map(drop).unwrap_err();
@@ -143,7 +143,7 @@ macro_rules! unimplemented {
 async fn what_is_not_built_yet_says_so() {
     let node = Node::start_with(&[]).await.unwrap();
     let mut runtime = node.runtime().await.unwrap();
-    unimplemented! { runtime:
+    refuse_all! { runtime:
         stream_pod_sandboxes(StreamPodSandboxesRequest);
         stream_containers(StreamContainersRequest);
         update_container_resources(UpdateContainerResourcesRequest);
