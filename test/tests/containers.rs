@@ -5,6 +5,7 @@ use std::fs;
 
 use corten_proto::cri::{self, ContainerState};
 use corten_test::{image, leftovers::Leftovers, node::Node, pod};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 async fn node() -> Node {
@@ -299,13 +300,18 @@ async fn a_container_that_ends_at_once_has_all_its_times() {
     let pod_id = pod::run_pod(&mut runtime, &pod::pod("short"))
         .await
         .unwrap();
-    for number in 0..40 {
-        let mut config = pod::container(&format!("short-{number}"), "");
-        config.command = vec!["/bin/true".into()];
-        let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
-        let status = pod::exited(&runtime, &id).await.unwrap();
-        assert_eq!((status.exit_code, &*status.reason), (0, "Completed"));
-        let times = [status.created_at, status.started_at, status.finished_at];
-        assert!(times[0] > 0 && times.is_sorted(), "{number}: {times:?}");
+    let mut crowd = JoinSet::new();
+    for number in 0..120 {
+        let (mut runtime, pod_id) = (runtime.clone(), pod_id.clone());
+        crowd.spawn(async move {
+            let mut config = pod::container(&format!("short-{number}"), "");
+            config.command = vec!["/bin/true".into()];
+            let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+            let status = pod::exited(&runtime, &id).await.unwrap();
+            assert_eq!((status.exit_code, &*status.reason), (0, "Completed"));
+            let times = [status.created_at, status.started_at, status.finished_at];
+            assert!(times[0] > 0 && times.is_sorted(), "{number}: {times:?}");
+        });
     }
+    crowd.join_all().await;
 }
