@@ -244,10 +244,11 @@ impl<R: Read> Archive<R> {
                 return Err(refuse(&format!("entries of type {flag:?} are unknown")));
             }
         };
-        let id = |key, field: io::Result<u64>| {
+        let fields = header.as_old();
+        let id = |key, field: &[u8], value: io::Result<u64>| {
             let id = match pax.number(key)? {
                 Some(id) => id,
-                None => field.map_err(|_| BAD_NUMBER)?,
+                None => number(field, value)?,
             };
             // The last id is the kernel's "leave as it is".
             match u32::try_from(id) {
@@ -256,13 +257,13 @@ impl<R: Read> Archive<R> {
             }
         };
         Ok(Member {
-            uid: id("uid", header.uid())?,
-            gid: id("gid", header.gid())?,
-            mode: header.mode().map_err(|_| BAD_NUMBER)? & 0o7777,
+            uid: id("uid", &fields.uid, header.uid())?,
+            gid: id("gid", &fields.gid, header.gid())?,
+            mode: number(&fields.mode, header.mode())? & 0o7777,
             mtime: match pax.time("mtime")? {
                 Some(mtime) => mtime,
                 None => Timespec {
-                    tv_sec: header.mtime().map_err(|_| BAD_NUMBER)?.cast_signed(),
+                    tv_sec: number(&fields.mtime, header.mtime())?.cast_signed(),
                     tv_nsec: 0,
                 },
             },
@@ -275,7 +276,7 @@ impl<R: Read> Archive<R> {
     fn file(&mut self, header: &Header, pax: &Pax) -> Result<Kind, Fault> {
         let size = match pax.number("size")? {
             Some(size) => size,
-            None => header.entry_size().map_err(|_| BAD_NUMBER)?,
+            None => number(&header.as_old().size, header.entry_size())?,
         };
         self.begin_data(size)?;
         let sparse = sparse::from_pax(pax, &mut self.left, &mut self.reader)?;
@@ -293,6 +294,14 @@ impl<R: Read> Archive<R> {
 
 const TRUNCATED: Fault = Fault::Archive("the archive ends in the middle of an entry");
 const BAD_NUMBER: Fault = Fault::Archive("a number in a header is broken");
+
+/// The number in `field`, of which the tar crate made `value`. Hand-made archives leave a field empty where it is 0.
+fn number<T: Default>(field: &[u8], value: io::Result<T>) -> Result<T, Fault> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    value.map_err(|_| BAD_NUMBER)
+}
 
 fn device(header: &Header) -> Result<(u32, u32), Fault> {
     let number = |field: io::Result<Option<u32>>| field.ok().flatten().ok_or(BAD_NUMBER);
