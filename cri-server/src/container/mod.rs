@@ -63,6 +63,8 @@ pub(crate) struct Container {
     start_answered: AtomicBool,
     /// When the start was asked for, in nanoseconds of Unix time; 0 before that.
     begun_at: AtomicI64,
+    /// Held while the record is written: a start and an exit may come at once.
+    saving: Mutex<()>,
 }
 
 impl Container {
@@ -82,6 +84,7 @@ impl Container {
             known: AtomicBool::new(false),
             start_answered: AtomicBool::new(false),
             begun_at: AtomicI64::new(0),
+            saving: Mutex::new(()),
         }
     }
 
@@ -181,6 +184,8 @@ impl Container {
 
     /// Writes the record as it is now.
     pub(crate) fn save(&self, cx: &Context) -> Result<()> {
+        // Held from the look at the state on, so that the last write has the last state.
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = self.record.clone();
         match self.state() {
             State::Created => {}
