@@ -205,7 +205,7 @@ const CONTAINERS: &[Case] = &[
     (
         |config| config.mounts = vec![mount("/etc/passwd", "/etc")],
         Code::InvalidArgument,
-        &["\"/etc\"", "the source is a file"],
+        &["\"/etc\"", "the source /etc/passwd is a file"],
     ),
     (
         |config| pod::security(config).run_as_user = Some(cri::Int64Value { value: -5 }),
@@ -383,7 +383,11 @@ async fn a_bad_seccomp_profile_is_refused_by_file() {
         check(
             &refused,
             Code::InvalidArgument,
-            &["config.linux.security_context.seccomp", word],
+            &[
+                "config.linux.security_context.seccomp",
+                &file.display().to_string(),
+                word,
+            ],
         );
     }
     Leftovers::settle(&node, &before).await.unwrap();

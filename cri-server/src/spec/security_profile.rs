@@ -56,19 +56,22 @@ pub(crate) fn read_seccomp_profile(path: &Path) -> Result<Vec<u8>, Invalid> {
 pub(super) fn seccomp_filter(input: &Input<'_>, capabilities: u64) -> Result<Vec<u8>, Invalid> {
     let filters = &input.host.filters;
     let field = format!("{}.seccomp", Security::FIELD);
-    let filter = match seccomp_profile(input.security)? {
+    let (filter, whose) = match seccomp_profile(input.security)? {
         Profile::Unconfined => return Ok(Vec::new()),
-        Profile::RuntimeDefault => filters.runtime_default(capabilities),
+        Profile::RuntimeDefault => (
+            filters.runtime_default(capabilities),
+            "RuntimeDefault".into(),
+        ),
         Profile::Localhost(path) => {
             let json = input.container.seccomp_profile.ok_or_else(|| {
                 Invalid::new(&field, format!("the profile {path} has not been read"))
             })?;
-            filters.profile(json)
+            (filters.profile(json), path)
         }
     };
     filter
         .map(|filter| filter.to_vec())
-        .map_err(|error| Invalid::new(field, error.to_string()))
+        .map_err(|error| Invalid::new(field, format!("{whose}: {error}")))
 }
 
 /// That the host can do what is asked beyond seccomp.

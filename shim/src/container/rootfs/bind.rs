@@ -24,6 +24,7 @@ use crate::failure::{Doing, Result, failure, invalid};
 /// A detached copy of a part of the host's tree.
 #[derive(Debug)]
 pub(super) struct Tree {
+    source: String,
     fd: OwnedFd,
     is_directory: bool,
 }
@@ -59,6 +60,7 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
     }
     let stat = fstat(&fd).doing("stat", &bind.source)?;
     Ok(Tree {
+        source: bind.source.clone(),
         fd,
         is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
     })
@@ -139,7 +141,8 @@ impl Tree {
                         }
                     };
                     let hint = format!(
-                        "the source is {}, and there is {} in the container",
+                        "the source {} is {}, and there is {} in the container",
+                        self.source,
                         kind(self.is_directory),
                         kind(is_directory)
                     );
