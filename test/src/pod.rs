@@ -177,6 +177,12 @@ pub async fn status(runtime: &mut Runtime, container: &str) -> Result<cri::Conta
         .context("no status")
 }
 
+/// All containers of the node.
+pub async fn containers(runtime: &mut Runtime) -> Result<Vec<cri::Container>> {
+    let all = cri::ListContainersRequest::default();
+    Ok(runtime.list_containers(all).await?.into_inner().containers)
+}
+
 /// Waits until the container has exited.
 pub async fn exited(runtime: &Runtime, container: &str) -> Result<cri::ContainerStatus> {
     until(|| async {

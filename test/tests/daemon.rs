@@ -197,13 +197,7 @@ async fn two_daemons_run_side_by_side() {
             pod::output(&mut runtime, id, "hostname").await.unwrap(),
             "twin\n"
         );
-        let list = cri::ListContainersRequest::default();
-        let all = runtime
-            .list_containers(list)
-            .await
-            .unwrap()
-            .into_inner()
-            .containers;
+        let all = pod::containers(&mut runtime).await.unwrap();
         assert_eq!(
             all.iter()
                 .map(|container| &container.id)

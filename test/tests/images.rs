@@ -129,14 +129,7 @@ async fn every_call_gives_an_image_the_same_id() {
         assert_eq!((&seen.image_id, &seen.image_ref), (&id, &by_digest));
         assert_eq!(seen.image.unwrap().image, *name);
     }
-    let list = cri::ListContainersRequest::default();
-    for container in runtime
-        .list_containers(list)
-        .await
-        .unwrap()
-        .into_inner()
-        .containers
-    {
+    for container in pod::containers(&mut runtime).await.unwrap() {
         assert_eq!(
             (&container.image_id, &container.image_ref),
             (&id, &by_digest)

@@ -241,20 +241,21 @@ async fn a_hanging_plugin_is_named_and_ended() {
     Leftovers::settle(&node, &before).await.unwrap();
 }
 
+async fn network_ready(runtime: &mut pod::Runtime) -> cri::RuntimeCondition {
+    let request = cri::StatusRequest::default();
+    let status = runtime.status(request).await.unwrap().into_inner();
+    let conditions = status.status.unwrap().conditions;
+    conditions
+        .into_iter()
+        .find(|condition| condition.r#type == "NetworkReady")
+        .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_configuration_the_network_is_not_ready_and_says_why() {
     let node = Node::start_with(&[]).await.unwrap();
     let mut runtime = node.runtime().await.unwrap();
-    let status = runtime
-        .status(cri::StatusRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    let conditions = status.status.unwrap().conditions;
-    let network = conditions
-        .iter()
-        .find(|condition| condition.r#type == "NetworkReady")
-        .unwrap();
+    let network = network_ready(&mut runtime).await;
     assert!(
         !network.status && network.message.contains("net.d"),
         "{}",
@@ -262,16 +263,7 @@ async fn without_configuration_the_network_is_not_ready_and_says_why() {
     );
     // A configuration is taken without a restart; a plugin that is not there is named.
     write_conflist(&node, &json!([{ "type": "absent" }]));
-    let status = runtime
-        .status(cri::StatusRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    let conditions = status.status.unwrap().conditions;
-    let network = conditions
-        .iter()
-        .find(|condition| condition.r#type == "NetworkReady")
-        .unwrap();
+    let network = network_ready(&mut runtime).await;
     assert!(network.message.contains("absent"), "{}", network.message);
     // Pods on the host's network need none.
     pod::run_pod(&mut runtime, &pod::host_network_pod("host"))

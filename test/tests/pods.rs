@@ -366,14 +366,6 @@ async fn removing_a_pod_takes_running_containers_with_it() {
         })
         .await
         .unwrap();
-    assert!(
-        runtime
-            .list_containers(cri::ListContainersRequest::default())
-            .await
-            .unwrap()
-            .into_inner()
-            .containers
-            .is_empty()
-    );
+    assert_eq!(pod::containers(&mut runtime).await.unwrap(), []);
     Leftovers::settle(&node, &before).await.unwrap();
 }

@@ -116,14 +116,7 @@ impl Pair {
         let id = pod::create(&mut self.again, &pod_id, &container)
             .await
             .unwrap();
-        let list = cri::ListContainersRequest::default();
-        let all = self
-            .again
-            .list_containers(list)
-            .await
-            .unwrap()
-            .into_inner()
-            .containers;
+        let all = pod::containers(&mut self.again).await.unwrap();
         assert_eq!(
             all.iter()
                 .map(|container| &container.id)

@@ -81,14 +81,7 @@ struct Draft {
 }
 
 fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) -> Result<Draft> {
-    let reference = config
-        .image
-        .as_ref()
-        .map(|spec| spec.image.as_str())
-        .unwrap_or_default();
-    if reference.is_empty() {
-        return Err(Error::invalid("config.image.image", "is empty"));
-    }
+    let reference = config.image.as_ref().map_or("", |spec| &spec.image);
     let image = cx
         .images
         .resolve(reference)
@@ -156,7 +149,7 @@ impl Draft {
 }
 
 async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
-    let options = pod::namespace_options(draft.pod.config());
+    let options = spec::pod_namespaces(draft.pod.config());
     let paths = pod::run::Paths::of(cx, &draft.pod.record.id, &options);
     let pod_state = layout::pod_state(&cx.config.state, &draft.pod.record.id);
     let pod = spec::Pod {

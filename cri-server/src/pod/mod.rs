@@ -123,17 +123,6 @@ pub(crate) fn name(metadata: &cri::PodSandboxMetadata) -> String {
     )
 }
 
-/// The namespaces that a pod asks for.
-pub(crate) fn namespace_options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
-    let context = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.security_context.as_ref());
-    context
-        .and_then(|context| context.namespace_options.clone())
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use corten_proto::{
 };
 use corten_sys::cgroup::Cgroup;
 
-use super::{Pod, files, init, name, namespace_options, namespaces};
+use super::{Pod, files, init, name, namespaces};
 use crate::{
     blocking::blocking,
     clock,
@@ -127,7 +127,7 @@ pub(crate) async fn run(
 fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
     let id = crate::identity::random_id()?;
     let state_dir = layout::pod_state(&cx.config.state, &id);
-    let paths = Paths::of(cx, &id, &namespace_options(&config));
+    let paths = Paths::of(cx, &id, &spec::pod_namespaces(&config));
     let sysctls = spec::sysctls(&config)?;
     let hostname = spec::hostname(&config)?;
     let resources = resources(cx, &id, &config, &state_dir, &paths);

@@ -8,20 +8,14 @@ use corten_image::Image;
 use corten_proto::cri;
 use serde_json::{Value, json};
 
-use super::views;
-use crate::{
-    context::Context,
-    error::{Error, Result},
-};
+use super::{reference, views};
+use crate::{context::Context, error::Result};
 
 pub(super) async fn handle(
     cx: &Arc<Context>,
     request: cri::ImageStatusRequest,
 ) -> Result<cri::ImageStatusResponse> {
-    let reference = request.image.map(|spec| spec.image).unwrap_or_default();
-    if reference.is_empty() {
-        return Err(Error::invalid("image.image", "is empty"));
-    }
+    let reference = reference(request.image.as_ref())?;
     let image = cx.images.resolve(&reference);
     let info = match &image {
         Some(image) if request.verbose => {

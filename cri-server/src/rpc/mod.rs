@@ -71,6 +71,14 @@ async fn serve<T>(
     }
 }
 
+/// The image that an RPC of the ImageService is about.
+fn reference(image: Option<&cri::ImageSpec>) -> Result<String, Error> {
+    match image {
+        Some(spec) if !spec.image.is_empty() => Ok(spec.image.clone()),
+        _ => Err(Error::invalid("image.image", "is empty")),
+    }
+}
+
 /// What tells equal requests from others. Maps are ordered, so that equal requests have equal bytes.
 fn hash(request: &impl Message) -> Hash {
     Sha256::digest(request.encode_to_vec()).into()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use corten_image::Auth;
 use corten_proto::cri;
 
-use super::hash;
+use super::{hash, reference};
 use crate::{
     context::Context,
     error::{Error, Result},
@@ -18,14 +18,7 @@ pub(super) async fn handle(
     cx: &Arc<Context>,
     request: cri::PullImageRequest,
 ) -> Result<cri::PullImageResponse> {
-    let reference = request
-        .image
-        .as_ref()
-        .map(|spec| spec.image.clone())
-        .unwrap_or_default();
-    if reference.is_empty() {
-        return Err(Error::invalid("image.image", "is empty"));
-    }
+    let reference = reference(request.image.as_ref())?;
     // The pod that a pull is for is no part of what is pulled.
     let hash = hash(&cri::PullImageRequest {
         sandbox_config: None,

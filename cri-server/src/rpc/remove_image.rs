@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use corten_proto::cri;
 
-use super::hash;
+use super::{hash, reference};
 use crate::{
     context::Context,
     error::{Error, Result},
@@ -17,14 +17,7 @@ pub(super) async fn handle(
     cx: &Arc<Context>,
     request: cri::RemoveImageRequest,
 ) -> Result<cri::RemoveImageResponse> {
-    let reference = request
-        .image
-        .as_ref()
-        .map(|spec| spec.image.clone())
-        .unwrap_or_default();
-    if reference.is_empty() {
-        return Err(Error::invalid("image.image", "is empty"));
-    }
+    let reference = reference(request.image.as_ref())?;
     let (images, key) = (cx.images.clone(), format!("remove image {reference}"));
     let work = move || async move {
         match images.remove(&reference).await {

@@ -27,7 +27,7 @@ pub(super) fn pod_status(pod: &Pod) -> cri::PodSandboxStatus {
         ip: ips.next().unwrap_or_default(),
         additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
     };
-    let options = crate::pod::namespace_options(pod.config());
+    let options = crate::spec::pod_namespaces(pod.config());
     let namespaces = cri::Namespace {
         options: Some(options),
     };

@@ -31,6 +31,7 @@ use corten_proto::{cri, shim};
 
 pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
+pub(crate) use namespaces::of_pod as pod_namespaces;
 pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;

@@ -40,7 +40,7 @@ pub(super) fn pid_mode(
 }
 
 /// The pod's own options; without any, all of its namespaces are its own (CRI, `NamespaceOption`).
-pub(super) fn of_pod(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+pub(crate) fn of_pod(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
     let context = config
         .linux
         .as_ref()
