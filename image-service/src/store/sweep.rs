@@ -29,7 +29,7 @@ impl Store {
                 // The database needs a page to write down that it needs fewer. The image's own
                 // layers make room; a crash here loses them, and the start drops the image.
                 self.state().remove_image(&image.id);
-                self.discard(&mut records, Some(&record.layers), Change::default())?;
+                self.discard(&mut records, Some(&record.layers))?;
                 self.trash.empty()?;
                 records.write(&change)?;
             }
@@ -49,8 +49,7 @@ impl Store {
             return Ok(());
         }
         let mut records = self.records();
-        let mut change = Change::default();
-        let discarded = self.discard(&mut records, names, std::mem::take(&mut change));
+        let discarded = self.discard(&mut records, names);
         drop(records);
         self.trash.empty().and(discarded)
     }
@@ -64,12 +63,7 @@ impl Store {
     }
 
     /// Moves unused layers to the trash, then forgets them.
-    fn discard(
-        &self,
-        records: &mut Records,
-        names: Option<&[String]>,
-        mut change: Change,
-    ) -> Result<(), Error> {
+    fn discard(&self, records: &mut Records, names: Option<&[String]>) -> Result<(), Error> {
         let unused = if self.holds_known.load(Ordering::Acquire) {
             let mut state = self.state();
             let unused = state.unused(names);
@@ -78,6 +72,7 @@ impl Store {
         } else {
             Vec::new()
         };
+        let mut change = Change::default();
         for name in &unused {
             self.trash.take_path(&self.layers.join(name))?;
             change.layers.push((name.clone(), None));
