@@ -13,7 +13,7 @@ use crate::error::Error;
 
 /// OCI image-spec v1.1 sets no limit; real configs stay below 100 KiB.
 pub(crate) const MAX_CONFIG: u64 = 8 << 20;
-/// Overlay stacks at most 500 directories (`OVL_MAX_STACK`, fs/overlayfs/params.h).
+/// Overlay stacks at most 500 directories (`OVL_MAX_STACK`, fs/overlayfs/params.h), one of them the daemon's own.
 const MAX_LAYERS: usize = 499;
 
 /// One image of this node. All names that lead to it are listed.

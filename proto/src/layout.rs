@@ -12,6 +12,7 @@
 //!   operations/<id>             what an unfinished operation is about to create
 //!   pods/<id>                   record of a pod sandbox
 //!   containers/<id>/            record, upper/, work/
+//!   skeleton/                   the lowest layer of every container: mount points, empty
 //!   quarantine/                 records that could not be read
 //! ```
 
@@ -37,6 +38,11 @@ pub fn pod_state(state: &Path, id: &str) -> PathBuf {
 /// `<root>/containers/<id>`.
 pub fn container_root(root: &Path, id: &str) -> PathBuf {
     root.join("containers").join(id)
+}
+
+/// `<root>/skeleton`.
+pub fn skeleton(root: &Path) -> PathBuf {
+    root.join("skeleton")
 }
 
 /// `<root>/pods/<id>`: a file.

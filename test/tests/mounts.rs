@@ -177,6 +177,19 @@ async fn a_mount_of_the_request_replaces_the_runtimes_own_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mount_points_leave_nothing_in_a_containers_own_layer() {
+    let mut site = Site::new().await;
+    let id = site.run("clean", Vec::new(), false).await;
+    let upper = site.node.root().join("containers").join(&id).join("upper");
+    let found = fs::read_dir(&upper).unwrap().map(|entry| entry.unwrap());
+    assert_eq!(found.map(|entry| entry.file_name()).next(), None);
+    let root = site
+        .output(&id, "stat -c '%a %u %n' / /etc /proc /sys /dev")
+        .await;
+    assert!(root.lines().all(|line| line.contains("55 0 /")), "{root}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containers_of_a_pod_share_memory_and_nothing_of_it_stays() {
     let mut site = Site::new().await;
     let before = Leftovers::count(&site.node).unwrap();

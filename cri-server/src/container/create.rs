@@ -166,11 +166,13 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         Some(path) => Some(blocking(move || Ok(spec::read_seccomp_profile(&path)?)).await?),
         None => None,
     };
+    let mut lower = draft.layers.lower_dirs().to_vec();
+    lower.push(layout::skeleton(&cx.config.root));
     let container = spec::Container {
         id: &draft.id,
         config: &draft.config,
         image: &draft.image.config,
-        lower: draft.layers.lower_dirs(),
+        lower: &lower,
         root_dir: &layout::container_root(&cx.config.root, &draft.id),
         state_dir: &layout::container_state(&cx.config.state, &draft.id),
         target_pid: target_pid(cx, draft)?,

@@ -1,13 +1,14 @@
 //! The daemon's directories: made, locked against a second daemon, and the state on a tmpfs of its own.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, File, Permissions},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     thread::sleep,
     time::Duration,
 };
 
+use corten_proto::layout;
 use corten_sys::cgroup::Cgroup;
 use nix::{
     fcntl::{Flock, FlockArg},
@@ -44,12 +45,28 @@ pub(crate) fn prepare(config: &Config) -> Result<Lock> {
         fs::create_dir_all(&dir).at("create", &dir)?;
     }
     let lock = lock(&config.root)?;
+    make_skeleton(&layout::skeleton(&config.root))?;
     private_tmpfs(&config.state)?;
     for name in ["pods", "containers"] {
         let dir = config.state.join(name);
         fs::create_dir_all(&dir).at("create", &dir)?;
     }
     Ok(lock)
+}
+
+/// What every container has something mounted on. Found in a layer, it need not be made anew in each container's own.
+fn make_skeleton(skeleton: &Path) -> Result<()> {
+    for name in ["", "dev", "proc", "sys", "etc"] {
+        let dir = skeleton.join(name);
+        fs::create_dir_all(&dir).at("create", &dir)?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).at("chmod", &dir)?;
+    }
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        let file = skeleton.join("etc").join(name);
+        fs::write(&file, "").at("create", &file)?;
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).at("chmod", &file)?;
+    }
+    Ok(())
 }
 
 fn lock(root: &Path) -> Result<Lock> {
