@@ -68,6 +68,7 @@ fn a_hello_of_version_2_with_further_fields_is_understood() {
         shim_pid: 7,
         init_pid: 8,
         phase: 1,
+        started_at_ns: 9,
     });
     let hello = LaterHello {
         version: 2,

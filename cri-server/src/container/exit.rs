@@ -44,21 +44,13 @@ pub(crate) async fn finish(cx: &Arc<Context>, container: &Arc<Container>, told: 
 
 /// Takes over the exit; the reason is one that the exit code does not say.
 fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
-    let started_at = match container.state() {
-        State::Running { started_at } => started_at,
-        // Ended before its start was answered, or never started.
-        State::Created | State::Exited { .. } => container.begun_at(),
-    };
     let (code, oom_killed) = (exit.code, exit.oom_killed);
-    if !container.advance(State::Exited {
-        started_at,
-        exit,
-        reason: reason.to_owned(),
-    }) {
+    let reason = reason.to_owned();
+    if !container.advance(State::Exited { exit, reason }) {
         return;
     }
     tracing::info!(container = %container.record.id, code, oom_killed, "container exited");
-    if let Err(error) = container.save(cx) {
+    if let Err(error) = container.save_exit(cx) {
         // The exit file is still there for the next start.
         tracing::warn!(container = %container.record.id, error = error.chain(), "the exit could not be recorded");
     }
@@ -92,7 +84,12 @@ async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
         tracing::warn!(container = %container.record.id, %error, "the cgroup of a lost container could not be removed");
     }
     tracing::warn!(container = %container.record.id, "the shim ended without a record of the container's exit");
+    let started_at_ns = match container.state() {
+        State::Running { started_at } => started_at,
+        State::Created | State::Exited { .. } => container.record.created_at_ns,
+    };
     Exited {
+        started_at_ns,
         code: LOST,
         at_ns: clock::unix_nanos(),
         oom_killed: false,

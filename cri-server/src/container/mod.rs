@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -38,9 +38,7 @@ pub(crate) enum State {
     Running {
         started_at: i64,
     },
-    /// `started_at` is 0 for a container that never ran.
     Exited {
-        started_at: i64,
         exit: Exited,
         reason: String,
     },
@@ -61,10 +59,6 @@ pub(crate) struct Container {
     known: AtomicBool,
     /// Somebody waited for StartContainer's answer to the end.
     start_answered: AtomicBool,
-    /// When the start was asked for, in nanoseconds of Unix time; 0 before that.
-    begun_at: AtomicI64,
-    /// Held while the record is written: a start and an exit may come at once.
-    saving: Mutex<()>,
 }
 
 impl Container {
@@ -83,8 +77,6 @@ impl Container {
             _layers: layers,
             known: AtomicBool::new(false),
             start_answered: AtomicBool::new(false),
-            begun_at: AtomicI64::new(0),
-            saving: Mutex::new(()),
         }
     }
 
@@ -174,31 +166,12 @@ impl Container {
         self.start_answered.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_begun(&self, at: i64) {
-        self.begun_at.store(at, Ordering::Release);
-    }
-
-    pub(crate) fn begun_at(&self) -> i64 {
-        self.begun_at.load(Ordering::Acquire)
-    }
-
-    /// Writes the record as it is now.
-    pub(crate) fn save(&self, cx: &Context) -> Result<()> {
-        // Held from the look at the state on, so that the last write has the last state.
-        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Adds the end to the record. Whether the container runs before that is its shim's to tell.
+    pub(crate) fn save_exit(&self, cx: &Context) -> Result<()> {
         let mut record = self.record.clone();
-        match self.state() {
-            State::Created => {}
-            State::Running { started_at } => record.started_at_ns = started_at,
-            State::Exited {
-                started_at,
-                exit,
-                reason,
-            } => {
-                record.started_at_ns = started_at;
-                record.exit = Some(exit);
-                record.reason = reason;
-            }
+        if let State::Exited { exit, reason } = self.state() {
+            record.exit = Some(exit);
+            record.reason = reason;
         }
         record_file::write(&record_path(cx, &record.id), &record)
     }
@@ -220,7 +193,6 @@ mod tests {
 
     fn exited(code: i32) -> State {
         State::Exited {
-            started_at: 1,
             exit: Exited {
                 code,
                 ..Exited::default()

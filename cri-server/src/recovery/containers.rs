@@ -56,24 +56,21 @@ async fn take_up(cx: &Arc<Context>, record: record::Container) {
         cx.add_condition(format!("layers of container {} are missing", record.id));
     }
     let state = known_state(cx, &record);
-    let running = record.started_at_ns;
     let ended = matches!(state, State::Exited { .. });
     let container = Arc::new(Container::new(record, state, layers));
     cx.store.restore_container(Arc::clone(&container));
     if ended {
         return;
     }
-    if timeout(PROBE, reconnect(cx, &container, running)).await != Ok(true) {
+    if timeout(PROBE, reconnect(cx, &container)).await != Ok(true) {
         exit::finish(cx, &container, None).await;
     }
 }
 
 /// What the record alone tells.
 fn known_state(cx: &Context, record: &record::Container) -> State {
-    let started_at = record.started_at_ns;
     if let Some(exit) = record.exit.clone() {
         return State::Exited {
-            started_at,
             exit,
             reason: record.reason.clone(),
         };
@@ -85,22 +82,19 @@ fn known_state(cx: &Context, record: &record::Container) -> State {
             at_ns: clock::unix_nanos(),
             oom_killed: false,
             message,
+            // Whether and when it was started, only the shim knew.
+            started_at_ns: record.created_at_ns,
         };
         return State::Exited {
-            started_at,
             exit,
             reason: String::new(),
         };
     }
-    if started_at == 0 {
-        State::Created
-    } else {
-        State::Running { started_at }
-    }
+    State::Created
 }
 
 /// Connects to the shim again. False when it is gone or the container has ended.
-async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>, started_at: i64) -> bool {
+async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>) -> bool {
     let state_dir = layout::container_state(&cx.config.state, &container.record.id);
     let Ok((client, events)) = Client::connect(&state_dir).await else {
         return false;
@@ -112,13 +106,9 @@ async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>, started_at: i6
     match hello.phase() {
         Phase::Created => {}
         Phase::Running => {
-            // Killed between the start and its record: the time of the creation is the nearest that is known.
-            let started_at = if started_at == 0 {
-                container.record.created_at_ns
-            } else {
-                started_at
-            };
-            container.advance(State::Running { started_at });
+            container.advance(State::Running {
+                started_at: hello.started_at_ns,
+            });
         }
         Phase::Exited => {
             let told = timeout(PROBE, events)

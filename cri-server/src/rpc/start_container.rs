@@ -15,16 +15,9 @@ pub(super) async fn handle(
 ) -> Result<cri::StartContainerResponse> {
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
-    let (key, work_cx) = (
-        format!("start container {}", container.record.id),
-        Arc::clone(cx),
-    );
+    let key = format!("start container {}", container.record.id);
     let started = Arc::clone(&container);
-    let work = || async move {
-        start::start(&work_cx, &started)
-            .await
-            .map(|()| String::new())
-    };
+    let work = || async move { start::start(&started).await.map(|()| String::new()) };
     cx.operations.run(key, hash(&request), work).await?;
     container.set_start_answered();
     Ok(cri::StartContainerResponse {})

@@ -77,11 +77,7 @@ pub(super) fn container_status(container: &Container) -> cri::ContainerStatus {
     let (started_at, exit) = match &state {
         State::Created => (0, None),
         State::Running { started_at } => (*started_at, None),
-        State::Exited {
-            started_at,
-            exit,
-            reason,
-        } => (*started_at, Some((exit, reason.as_str()))),
+        State::Exited { exit, reason } => (exit.started_at_ns, Some((exit, reason.as_str()))),
     };
     let resources = config
         .linux

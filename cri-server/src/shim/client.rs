@@ -111,10 +111,12 @@ impl Client {
         }
     }
 
-    pub(crate) async fn start(&self) -> Result<(), Error> {
-        self.call(Call::Start(Start {}), &[], Some(CREATE))
-            .await
-            .map(drop)
+    /// Returns when it was started, in nanoseconds of Unix time.
+    pub(crate) async fn start(&self) -> Result<i64, Error> {
+        match self.call(Call::Start(Start {}), &[], Some(CREATE)).await? {
+            Answer::Started(started) => Ok(started.at_ns),
+            _ => Err(Error::Confused { what: "Start" }),
+        }
     }
 
     pub(crate) async fn stop(&self, signal: i32, timeout: Duration) -> Result<(), Error> {

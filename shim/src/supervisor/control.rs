@@ -15,6 +15,7 @@ use corten_sys::process;
 use super::{Deadline, Supervisor, Waiting, kill, stage::Stage};
 use crate::{
     container::{self, Stdio},
+    exit,
     failure::{Doing, Result, invalid, phase},
     log::Log,
     output::Output,
@@ -77,6 +78,7 @@ impl Supervisor {
             shim_pid: i32::try_from(std::process::id()).unwrap_or_default(),
             init_pid: init.filter(|_| phase != Phase::Empty).unwrap_or_default(),
             phase: phase.into(),
+            started_at_ns: self.started_at_ns,
         }
     }
 
@@ -113,6 +115,7 @@ impl Supervisor {
         let report = self.report.as_ref();
         let gone = || phase("start", "the container's init has ended");
         report.ok_or_else(gone)?.go_ahead()?;
+        self.started_at_ns = exit::now();
         self.stage = Stage::Starting(to);
         Ok(())
     }

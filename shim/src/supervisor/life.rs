@@ -7,7 +7,7 @@ use std::{
 };
 
 use corten_proto::shim::{
-    Created, Done, Exited, Failure, FailureKind, Reply, reply::Result as Answer,
+    Created, Exited, Failure, FailureKind, Reply, Started, reply::Result as Answer,
 };
 use corten_sys::process::{self, Ended};
 
@@ -47,7 +47,8 @@ impl Supervisor {
             (Ok(Told::End), Stage::Starting(waiting)) => {
                 let waiting = *waiting;
                 self.stage = Stage::Running;
-                self.reply(waiting, Answer::Done(Done {}));
+                let at_ns = self.started_at_ns;
+                self.reply(waiting, Answer::Started(Started { at_ns }));
             }
             (Err(failure), Stage::Creating(waiting)) => {
                 let waiting = *waiting;
@@ -107,14 +108,18 @@ impl Supervisor {
         }
         let oom_killed = container.oom_kills() > 0 && ended.code() == KILLED;
         let stage = std::mem::replace(&mut self.stage, Stage::Exited);
-        let exited = stage.was_created().then(|| match &stage {
-            Stage::Refused(failure) => not_run(failure, at_ns),
-            _ => Exited {
-                code: ended.code(),
+        let exited = stage.was_created().then(|| {
+            let (code, message) = match &stage {
+                Stage::Refused(failure) => (NOT_RUN, why_not_run(failure)),
+                _ => (ended.code(), String::new()),
+            };
+            Exited {
+                code,
                 at_ns,
-                oom_killed,
-                message: String::new(),
-            },
+                oom_killed: oom_killed && message.is_empty(),
+                message,
+                started_at_ns: self.started_at_ns,
+            }
         });
         // Before anything that can take its time: the daemon may be gone, and this process may be next.
         if let Some(exited) = &exited
@@ -158,7 +163,7 @@ impl Supervisor {
     }
 }
 
-fn not_run(failure: &Failure, at_ns: i64) -> Exited {
+fn why_not_run(failure: &Failure) -> String {
     let mut message = failure.operation.clone();
     if !failure.subject.is_empty() {
         message = format!("{message} {:?}", failure.subject);
@@ -170,12 +175,7 @@ fn not_run(failure: &Failure, at_ns: i64) -> Exited {
     if !failure.hint.is_empty() {
         message = format!("{message}: {}", failure.hint);
     }
-    Exited {
-        code: NOT_RUN,
-        at_ns,
-        oom_killed: false,
-        message,
-    }
+    message
 }
 
 /// Of an init that was ended before it could tell anything.

@@ -58,6 +58,8 @@ pub(crate) struct Supervisor {
     stop: Option<Deadline>,
     execs: BTreeMap<u64, Exec>,
     state_dir: PathBuf,
+    /// When Start came; 0 before that. Unit: nanoseconds of Unix time.
+    started_at_ns: i64,
     /// The shim's work is over.
     done: bool,
 }
@@ -81,6 +83,7 @@ impl Supervisor {
             stop: None,
             execs: BTreeMap::new(),
             state_dir: PathBuf::new(),
+            started_at_ns: 0,
             done: false,
         })
     }

@@ -160,10 +160,15 @@ fn a_container_outlives_the_daemon() {
         }
         other => panic!("{other:?}"),
     }
-    client.call(Call::Start(Start {})).unwrap();
+    let Ok(Answer::Started(started)) = client.call(Call::Start(Start {})) else {
+        panic!("it does not tell the time");
+    };
     drop(client);
     site.shim_ends();
-    assert_eq!(site.exit_file().unwrap().code, 6);
+    let exited = site.exit_file().unwrap();
+    assert_eq!(exited.code, 6);
+    assert!(started.at_ns > 0 && exited.at_ns >= started.at_ns);
+    assert_eq!(exited.started_at_ns, started.at_ns);
     assert_eq!(site.log("0.log"), "stdout F ready\n");
 }
 
