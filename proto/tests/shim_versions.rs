@@ -49,7 +49,7 @@ struct LaterHelloReply {
     init_pid: i32,
     #[prost(int32, tag = "4")]
     phase: i32,
-    #[prost(string, repeated, tag = "5")]
+    #[prost(string, repeated, tag = "90")]
     abilities: Vec<String>,
 }
 
