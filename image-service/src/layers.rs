@@ -2,24 +2,22 @@
 //! pull has it in hand, or fetched and unpacked.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hyper::body::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::blocking::blocking;
+use crate::content::{Content, Partial};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::load::Archive;
 use crate::manifest::Blob;
-use crate::registry::Session;
+use crate::progress::{Meter, Phase};
+use crate::registry::{Download, Session};
 use crate::store::{Ready, Staged, Store};
 use crate::unpack::{self, Expected};
-
-/// Chunks between network and disk, for each layer. hyper's are at most about 400 KiB.
-const CHUNKS: usize = 16;
 
 /// A layer to get.
 #[derive(Debug)]
@@ -28,9 +26,22 @@ pub(crate) struct Wanted {
     pub(crate) source: Source,
 }
 
+impl Wanted {
+    fn meter(&self) -> Option<Arc<Meter>> {
+        match &self.source {
+            Source::Registry { meter, .. } => Some(Arc::clone(meter)),
+            Source::Archive(..) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Source {
-    Registry(Arc<Session>, Blob),
+    Registry {
+        session: Arc<Session>,
+        blob: Blob,
+        meter: Arc<Meter>,
+    },
     /// A member of an archive, with the digest of its bytes where the archive names one.
     Archive(Arc<Archive>, String, Option<Digest>),
 }
@@ -38,6 +49,7 @@ pub(crate) enum Source {
 #[derive(Debug, Clone)]
 pub(crate) struct Layers {
     store: Arc<Store>,
+    content: Content,
     slots: Arc<Mutex<Slots>>,
     downloads: Arc<Semaphore>,
 }
@@ -48,9 +60,14 @@ type Slot = tokio::sync::Mutex<Weak<Staged>>;
 type Slots = HashMap<Digest, Arc<Slot>>;
 
 impl Layers {
-    pub(crate) fn new(store: Arc<Store>, max_concurrent_downloads: usize) -> Self {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        content: Content,
+        max_concurrent_downloads: usize,
+    ) -> Self {
         Self {
             store,
+            content,
             slots: Arc::default(),
             downloads: Arc::new(Semaphore::new(max_concurrent_downloads.max(1))),
         }
@@ -64,15 +81,27 @@ impl Layers {
             let chain = Digest::chain(below.as_ref(), &wanted.diff_id);
             below = Some(chain);
             let layers = self.clone();
-            tasks.spawn(async move { (index, layers.get_one(chain, wanted).await) });
+            let meter = wanted.meter();
+            tasks.spawn(async move {
+                let layer = layers.get_one(chain, wanted).await;
+                if let Some(meter) = meter {
+                    meter.enter(Phase::Done);
+                }
+                (index, layer)
+            });
         }
-        let mut ready: Vec<Option<Ready>> = Vec::new();
-        ready.resize_with(tasks.len(), || None);
+        let mut gathered = Gathered::new(&self.store, tasks.len());
         while let Some(done) = tasks.join_next().await {
             let (index, layer) = done.map_err(|_| Error::Stopped("getting a layer"))?;
-            ready[index] = Some(layer?);
+            match layer {
+                Ok(layer) => gathered.layers[index] = Some(layer),
+                Err(error) => {
+                    gathered.is_worth_keeping = is_passing(&error);
+                    return Err(error);
+                }
+            }
         }
-        Ok(ready.into_iter().flatten().collect())
+        Ok(gathered.take())
     }
 
     async fn get_one(&self, chain: Digest, wanted: Wanted) -> Result<Ready, Error> {
@@ -84,6 +113,11 @@ impl Layers {
         }
         if let Some(hold) = self.store.hold_chain(&chain) {
             return Ok(Ready::Stored(hold));
+        }
+        if let Some(staged) = self.store.staging().take(&chain) {
+            let staged = Arc::new(staged);
+            *in_hand = Arc::downgrade(&staged);
+            return Ok(Ready::Staged(staged));
         }
         let Ok(_permit) = self.downloads.acquire().await else {
             return Err(Error::Stopped("getting a layer"));
@@ -106,20 +140,33 @@ impl Layers {
     async fn fetch(&self, chain: Digest, wanted: Wanted) -> Result<Staged, Error> {
         let diff_id = wanted.diff_id;
         match wanted.source {
-            Source::Registry(session, blob) => {
-                let mut first = 0;
-                loop {
-                    let (next, staged) = self
-                        .download(chain, diff_id, &session, &blob, first)
-                        .await?;
-                    match (staged, next) {
-                        (Err(error), Some(next)) if error.kind() == ErrorKind::DigestMismatch => {
-                            tracing::warn!(%error, "a mirror sent wrong bytes, trying the next");
-                            first = next;
-                        }
-                        (staged, _) => return staged,
-                    }
+            Source::Registry {
+                session,
+                blob,
+                meter,
+            } => {
+                meter.enter(Phase::Fetching);
+                let content = self.content.clone();
+                let of = blob.clone();
+                let partial = blocking("opening a blob", move || content.partial(&chain, &of));
+                let download = Download {
+                    blob,
+                    partial: partial.await?,
+                    meter,
+                };
+                let staged = self.download(chain, diff_id, &session, &download).await;
+                // What has come is worth something to a later pull only if it was right so far.
+                let is_kept =
+                    staged.as_ref().is_err_and(is_passing) && download.partial.present() > 0;
+                if !is_kept {
+                    let partial = Arc::clone(&download.partial);
+                    let deletion = move || {
+                        partial.remove();
+                        Ok(())
+                    };
+                    blocking("deleting a blob", deletion).await?;
                 }
+                staged
             }
             Source::Archive(archive, member, blob) => {
                 let store = Arc::clone(&self.store);
@@ -132,37 +179,112 @@ impl Layers {
         }
     }
 
-    /// One pass over the hosts from `first` on: the host to try after a wrong digest, and the layer.
+    /// Fetches and unpacks, anew from the next host where the bytes were wrong.
     async fn download(
         &self,
         chain: Digest,
         diff_id: Digest,
-        session: &Session,
-        blob: &Blob,
+        session: &Arc<Session>,
+        download: &Download,
+    ) -> Result<Staged, Error> {
+        let mut first = 0;
+        loop {
+            let (next, staged) = self
+                .download_once(chain, diff_id, session, download, first)
+                .await?;
+            match (staged, next) {
+                (Err(error), Some(next)) if error.kind() == ErrorKind::DigestMismatch => {
+                    tracing::warn!(%error, "wrong bytes came, trying again");
+                    let partial = Arc::clone(&download.partial);
+                    blocking("emptying a blob", move || partial.reset()).await?;
+                    first = next;
+                }
+                (staged, _) => return staged,
+            }
+        }
+    }
+
+    /// One pass over the hosts from `first` on: the host to try after a wrong digest, and the layer.
+    async fn download_once(
+        &self,
+        chain: Digest,
+        diff_id: Digest,
+        session: &Arc<Session>,
+        download: &Download,
         first: usize,
     ) -> Result<(Option<usize>, Result<Staged, Error>), Error> {
-        let (sink, chunks) = mpsc::channel(CHUNKS);
-        let stream = Chunks {
-            chunks,
-            current: Bytes::new(),
-            left: blob.size,
-        };
         let expected = Expected {
-            blob: Some(blob.digest),
+            blob: Some(download.blob.digest),
             diff_id,
         };
         let store = Arc::clone(&self.store);
-        let (downloaded, unpacked) = tokio::join!(
-            session.blob(blob, first, sink),
+        let stream = download.partial.reader();
+        let fetch = async {
+            // Also when the caller leaves: the reader waits for bytes.
+            let _close = Close(&download.partial);
+            session.blob(download, first).await
+        };
+        let (fetched, unpacked) = tokio::join!(
+            fetch,
             blocking("unpacking", move || stage(&store, chain, stream, &expected)),
         );
-        match (downloaded, unpacked) {
+        match (fetched, unpacked) {
             // The reader stopped for want of bytes: the network knows why.
             (Err(error), Err(Error::Stopped(_))) => Err(error),
             // A good layer is a good layer, and a bad one no more bytes can mend.
             (Err(_), unpacked) => Ok((None, unpacked)),
             (Ok(next), unpacked) => Ok((next, unpacked)),
         }
+    }
+}
+
+/// Whether the next try may go on where this one stopped.
+fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::Registry { .. } | Error::Stopped(_))
+}
+
+/// What a pull has so far. If it fails, or its caller leaves, the next one finds it.
+struct Gathered<'a> {
+    store: &'a Store,
+    layers: Vec<Option<Ready>>,
+    is_worth_keeping: bool,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(store: &'a Store, count: usize) -> Self {
+        Self {
+            store,
+            layers: std::iter::repeat_with(|| None).take(count).collect(),
+            is_worth_keeping: true,
+        }
+    }
+
+    fn take(mut self) -> Vec<Ready> {
+        std::mem::take(&mut self.layers)
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+impl Drop for Gathered<'_> {
+    fn drop(&mut self) {
+        for layer in self.layers.drain(..).flatten() {
+            if let Ready::Staged(staged) = layer
+                && self.is_worth_keeping
+            {
+                self.store.staging().keep(staged);
+            }
+        }
+    }
+}
+
+/// Ends the reader's waiting, however the download ends.
+struct Close<'a>(&'a Partial);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -180,32 +302,5 @@ fn stage(
     let path = store.staging().directory()?;
     let written = unpack::layer(stream, expected, path.open()?, store.trash())?;
     store.empty_trash_soon();
-    Ok(Staged::new(chain, written, path))
-}
-
-/// The download as a blocking stream of exactly the announced size.
-struct Chunks {
-    chunks: mpsc::Receiver<Bytes>,
-    current: Bytes,
-    left: u64,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            return Ok(0);
-        }
-        while self.current.is_empty() {
-            self.current = self
-                .chunks
-                .blocking_recv()
-                .ok_or(io::ErrorKind::ConnectionAborted)?;
-        }
-        let read = self.current.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&self.current.split_to(read));
-        self.left = self
-            .left
-            .saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
-        Ok(read)
-    }
+    store.staging().complete(chain, written, path)
 }

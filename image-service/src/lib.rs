@@ -13,6 +13,10 @@ mod load;
 
 mod layers;
 
+mod content;
+
+mod progress;
+
 mod blocking;
 
 mod reference;
@@ -35,6 +39,7 @@ mod error;
 
 pub use config::{Image, ImageConfig};
 pub use error::{Attempt, Error, ErrorKind};
+pub use progress::{LayerProgress, Phase};
 pub use registry::Auth;
 pub use service::{ImageService, Options};
 pub use store::{LayerHold, Usage};

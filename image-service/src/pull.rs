@@ -9,8 +9,9 @@ use crate::config::{self, Image, MAX_CONFIG};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layers::{Source, Wanted};
-use crate::manifest::{Blob, Manifest};
+use crate::manifest::Manifest;
 use crate::platform::{self, Search};
+use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::registry::{Auth, Session};
 use crate::service::Inner;
@@ -21,6 +22,7 @@ pub(crate) async fn pull(
     reference: &str,
     auth: Option<Auth>,
 ) -> Result<Arc<Image>, Error> {
+    let progress = inner.pulls.begin(reference);
     let reference = Reference::parse(reference)?;
     let session = Arc::new(session(inner, &reference, auth).await?);
     let (top, bytes) = session.top().await?;
@@ -33,7 +35,7 @@ pub(crate) async fn pull(
     if document.architecture != platform::host_arch().to_string() {
         tracing::warn!(image = %id, architecture = document.architecture, "image is for another architecture");
     }
-    let wanted = wanted(&session, &id, found.manifest.layers, &document.diff_ids)?;
+    let wanted = wanted(&session, &progress, found.manifest, &document.diff_ids)?;
     let pulled = Pulled {
         documents: Documents {
             id,
@@ -90,22 +92,30 @@ async fn search(
 
 fn wanted(
     session: &Arc<Session>,
-    id: &Digest,
-    blobs: Vec<Blob>,
+    progress: &Progress,
+    manifest: Manifest,
     diff_ids: &[Digest],
 ) -> Result<Vec<Wanted>, Error> {
+    let blobs = manifest.layers;
     if blobs.len() != diff_ids.len() {
         let reason = format!(
             "the manifest lists {} layers, the config {}",
             blobs.len(),
             diff_ids.len()
         );
-        return Err(Error::content(format!("image {id}"), reason));
+        return Err(Error::content(
+            format!("image {}", manifest.config.digest),
+            reason,
+        ));
     }
     let pairs = blobs.into_iter().zip(diff_ids);
     let wanted = pairs.map(|(blob, diff_id)| Wanted {
         diff_id: *diff_id,
-        source: Source::Registry(Arc::clone(session), blob),
+        source: Source::Registry {
+            session: Arc::clone(session),
+            meter: progress.layer(blob.digest, blob.size),
+            blob,
+        },
     });
     Ok(wanted.collect())
 }

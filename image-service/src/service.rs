@@ -1,14 +1,16 @@
 //! The facade that the daemon uses.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::blocking::blocking;
 use crate::config::Image;
+use crate::content::Content;
 use crate::error::Error;
 use crate::layers::Layers;
 use crate::load;
+use crate::progress::{LayerProgress, Pulls};
 use crate::pull;
 use crate::registry::{Auth, Registry};
 use crate::store::{LayerHold, Store, Usage};
@@ -17,7 +19,7 @@ use crate::store::{LayerHold, Store, Usage};
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Durable, on a file system that overlay can use; the service keeps `images.redb`, `layers/`,
-    /// `staging/`, `trash/` and `quarantine/` there.
+    /// `content/`, `staging/`, `trash/` and `quarantine/` there.
     pub root: PathBuf,
     /// Folders with `<registry>/hosts.toml`; the first that knows a registry wins.
     pub certs_dirs: Vec<PathBuf>,
@@ -25,7 +27,12 @@ pub struct Options {
     pub max_concurrent_downloads: usize,
     /// A transfer without a byte for this long is given up.
     pub progress_timeout: Duration,
+    /// What a pull has got before it failed or was killed waits this long for the next one.
+    pub resume_window: Duration,
 }
+
+/// How often to look for what nobody came back for.
+const EXPIRY: Duration = Duration::from_secs(30);
 
 /// The images of this node. A clone is another handle to the same.
 #[derive(Debug, Clone)]
@@ -38,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Registry,
     pub(crate) layers: Layers,
+    pub(crate) pulls: Pulls,
 }
 
 impl ImageService {
@@ -48,12 +56,27 @@ impl ImageService {
     /// If the root cannot be used, or another process uses it.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let root = options.root;
-        let store = blocking("opening the image store", move || Store::open(&root)).await?;
+        let opening = move || {
+            let content = Content::open(root.join("content"))?;
+            Ok((Store::open(&root, content.is_same_boot())?, content))
+        };
+        let (store, content) = blocking("opening the image store", opening).await?;
+        tokio::spawn(expire(
+            Arc::downgrade(&store),
+            content.clone(),
+            options.resume_window,
+        ));
+        let layers = Layers::new(
+            Arc::clone(&store),
+            content,
+            options.max_concurrent_downloads,
+        );
         Ok(Self {
             inner: Arc::new(Inner {
-                layers: Layers::new(Arc::clone(&store), options.max_concurrent_downloads),
+                layers,
                 store,
                 registry: Registry::new(options.certs_dirs, options.progress_timeout),
+                pulls: Pulls::default(),
             }),
         })
     }
@@ -65,6 +88,11 @@ impl ImageService {
     /// Any kind; the text of registry errors has one part for each host that was asked.
     pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<Arc<Image>, Error> {
         pull::pull(&self.inner, reference, auth).await
+    }
+
+    /// The layers of the pull of `reference` that runs now, bottom first; empty until its manifest is here.
+    pub fn progress(&self, reference: &str) -> Option<Vec<LayerProgress>> {
+        self.inner.pulls.of(reference)
     }
 
     /// Loads all images of an OCI layout or docker archive (tar, may be compressed). Returns their
@@ -122,5 +150,22 @@ impl ImageService {
     /// What an operator should know, in sentences; empty if all is well.
     pub fn conditions(&self) -> Vec<String> {
         self.inner.store.conditions()
+    }
+}
+
+/// Ends with the store.
+async fn expire(store: Weak<Store>, content: Content, age: Duration) {
+    loop {
+        tokio::time::sleep(EXPIRY.min(age)).await;
+        let (Some(store), content) = (store.upgrade(), content.clone()) else {
+            return;
+        };
+        let swept = blocking("dropping partial layers", move || {
+            store.staging().expire(age);
+            content.expire(age)
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "partial layers are not dropped");
+        }
     }
 }

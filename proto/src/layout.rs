@@ -7,7 +7,7 @@
 //!   pods/<id>/                  resolv.conf, hostname, hosts, shm/, ns/{ipc,uts,pid}
 //! <root>/                       /var/lib/corten, durable
 //!   instance  lock              this installation's id, made once; held by the daemon that serves it
-//!   images.redb  layers/  staging/  trash/
+//!   images.redb  layers/  staging/  trash/  content/
 //!   cni/                        what each pod was attached with
 //!   operations/<id>             what an unfinished operation is about to create
 //!   pods/<id>                   record of a pod sandbox

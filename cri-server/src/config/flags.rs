@@ -71,6 +71,9 @@ struct LimitFlags {
     /// Seconds without a byte after which a pull fails
     #[arg(long, value_name = "SECONDS")]
     pull_progress_timeout: Option<u64>,
+    /// Seconds that a failed pull's bytes wait for the next pull
+    #[arg(long, value_name = "SECONDS")]
+    pull_resume_window: Option<u64>,
     /// Processes per container where the request has no limit
     #[arg(long, value_name = "N")]
     pids_limit: Option<u32>,
@@ -127,6 +130,10 @@ impl LimitFlags {
         set(
             &mut config.image.pull_progress_timeout,
             &self.pull_progress_timeout,
+        );
+        set(
+            &mut config.image.pull_resume_window,
+            &self.pull_resume_window,
         );
         set(&mut config.container.pids_limit, &self.pids_limit);
         set(&mut config.container.log_line_max, &self.log_line_max);

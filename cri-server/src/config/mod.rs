@@ -53,6 +53,8 @@ pub(crate) struct Image {
     pub(crate) max_concurrent_downloads: usize,
     /// Seconds.
     pub(crate) pull_progress_timeout: u64,
+    /// Seconds.
+    pub(crate) pull_resume_window: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -287,6 +289,7 @@ impl Default for Image {
         Self {
             max_concurrent_downloads: 3,
             pull_progress_timeout: 300,
+            pull_resume_window: 900,
         }
     }
 }

@@ -92,6 +92,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         certs_dirs: vec![config.certs_dir.clone()],
         max_concurrent_downloads: config.image.max_concurrent_downloads,
         progress_timeout: Duration::from_secs(config.image.pull_progress_timeout),
+        resume_window: Duration::from_secs(config.image.pull_resume_window),
     })
     .await
     .map_err(|source| Error::Image {

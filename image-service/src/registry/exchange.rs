@@ -1,6 +1,7 @@
 //! One GET to one host: the challenge answered, redirects followed, the failure classed.
 
 use std::error::Error as _;
+use std::ops::Range;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
@@ -26,8 +27,8 @@ pub(super) struct Get {
     /// Shape: `manifests/latest`, `blobs/sha256:...`.
     pub(super) path: String,
     pub(super) accept: Option<&'static str>,
-    /// Unit: bytes that are here already.
-    pub(super) offset: u64,
+    /// Unit: bytes; `None` is all.
+    pub(super) range: Option<Range<u64>>,
 }
 
 /// Why one try at one host came to nothing.
@@ -123,8 +124,8 @@ impl Session {
             if let Some(accept) = get.accept {
                 headers.insert(ACCEPT, HeaderValue::from_static(accept));
             }
-            if get.offset > 0 {
-                headers.insert(RANGE, header(&format!("bytes={}-", get.offset))?);
+            if let Some(Range { start, end }) = &get.range {
+                headers.insert(RANGE, header(&format!("bytes={start}-{}", end - 1))?);
             }
             let response = self.send(&host.client, request).await?;
             if !response.status().is_redirection() {

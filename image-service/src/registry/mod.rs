@@ -6,6 +6,7 @@
 //!   hosts.rs   which hosts, in which order       session.rs  each host in turn, retries, the trail
 //!   tls.rs     whom they trust                   exchange.rs one request: challenge, redirects
 //!   transport.rs  sockets, timeouts              auth.rs     whose credentials, which token
+//!                                                blob.rs     a layer's bytes, over several connections
 //! ```
 //!
 //! Rule: OCI distribution-spec v1.1; containerd's `hosts.toml` format, so existing mirrors work.
@@ -13,6 +14,8 @@
 mod hosts;
 
 mod session;
+
+mod blob;
 
 mod exchange;
 
@@ -23,6 +26,7 @@ mod transport;
 mod tls;
 
 pub use auth::Auth;
+pub(crate) use blob::Download;
 pub(crate) use session::Session;
 
 use std::path::PathBuf;

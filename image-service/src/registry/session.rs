@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderValue, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::auth::{Auth, Credential};
@@ -20,9 +19,6 @@ use crate::manifest::{ACCEPT, Blob, MAX_DOCUMENT};
 use crate::reference::{Reference, Version};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A transfer that breaks off again and again is given up even if each try brings some bytes.
-const MAX_BREAKS: u32 = 20;
-
 /// Hosts, credentials and tokens for one pull.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -32,19 +28,6 @@ pub(crate) struct Session {
     /// Authorization headers by host, as their challenges asked for.
     tokens: Mutex<HashMap<usize, HeaderValue>>,
     pub(super) progress_timeout: Duration,
-}
-
-/// Where a stream of a blob's bytes stands.
-struct Progress<'a> {
-    blob: &'a Blob,
-    received: u64,
-    sink: &'a mpsc::Sender<Bytes>,
-}
-
-enum Transfer {
-    Complete,
-    /// The reader has seen enough, for better or worse.
-    Unwanted,
 }
 
 impl Session {
@@ -63,6 +46,10 @@ impl Session {
         }
     }
 
+    pub(super) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
     /// The document that the reference itself names.
     pub(crate) async fn top(&self) -> Result<(Digest, Bytes), Error> {
         let (name, want) = match self.reference.version() {
@@ -72,7 +59,7 @@ impl Session {
         let get = Get {
             path: format!("manifests/{name}"),
             accept: Some(ACCEPT),
-            offset: 0,
+            range: None,
         };
         let what = format!("manifest of {}", self.reference);
         self.document(&what, &get, want, MAX_DOCUMENT).await
@@ -83,7 +70,7 @@ impl Session {
         let get = Get {
             path: format!("manifests/{}", entry.digest),
             accept: Some(ACCEPT),
-            offset: 0,
+            range: None,
         };
         let what = format!("manifest {} of {}", entry.digest, self.reference);
         let (_, bytes) = self
@@ -102,52 +89,10 @@ impl Session {
         let get = Get {
             path: format!("blobs/{}", blob.digest),
             accept: None,
-            offset: 0,
+            range: None,
         };
         let (_, bytes) = self.document(&what, &get, Some(blob.digest), limit).await?;
         Ok(bytes)
-    }
-
-    /// Sends the blob's bytes to `sink`, from the next host where the last one broke off; hosts
-    /// before `first` are passed over. Digests are for the reader to check. A closed sink ends the
-    /// transfer without an error.
-    ///
-    /// Returns the host to go on with if the bytes were wrong; `None` if there is none.
-    pub(crate) async fn blob(
-        &self,
-        blob: &Blob,
-        first: usize,
-        sink: mpsc::Sender<Bytes>,
-    ) -> Result<Option<usize>, Error> {
-        let mut progress = Progress {
-            blob,
-            received: 0,
-            sink: &sink,
-        };
-        let mut attempts = Vec::new();
-        // The host whose bytes came first: if they were wrong, a later one must begin anew.
-        let mut began = first;
-        for (index, host) in self.hosts.iter().enumerate().skip(first) {
-            if !host.entry.pull {
-                continue;
-            }
-            match self.transfer_patiently(index, &mut progress).await {
-                Ok(()) if began < index => return Ok(Some(index)),
-                Ok(()) => {
-                    let next = index + 1;
-                    let more = self.hosts[next..].iter().any(|host| host.entry.pull);
-                    return Ok(more.then_some(next));
-                }
-                Err(failure) => attempts.push(attempt(host, failure)),
-            }
-            if progress.received == 0 {
-                began = index + 1;
-            }
-        }
-        Err(Error::Registry {
-            what: format!("blob {} of {}", blob.digest, self.reference),
-            attempts,
-        })
     }
 
     async fn document(
@@ -217,75 +162,8 @@ impl Session {
         Ok(bytes.into())
     }
 
-    async fn transfer_patiently(
-        &self,
-        index: usize,
-        progress: &mut Progress<'_>,
-    ) -> Result<(), Failure> {
-        let mut tries = 1;
-        let mut breaks = 0;
-        loop {
-            let before = progress.received;
-            let failure = match self.transfer_once(index, progress).await {
-                Ok(Transfer::Complete | Transfer::Unwanted) => return Ok(()),
-                Err(failure) => failure,
-            };
-            breaks += 1;
-            if progress.received > before {
-                tries = 1;
-            } else if tries >= failure.tries {
-                return Err(counted(failure, tries));
-            } else {
-                tries += 1;
-            }
-            if breaks >= MAX_BREAKS {
-                return Err(counted(failure, breaks));
-            }
-            pause(tries, &failure).await;
-        }
-    }
-
-    async fn transfer_once(
-        &self,
-        index: usize,
-        progress: &mut Progress<'_>,
-    ) -> Result<Transfer, Failure> {
-        let get = Get {
-            path: format!("blobs/{}", progress.blob.digest),
-            accept: None,
-            offset: progress.received,
-        };
-        let response = self.get(index, &get).await?;
-        let mut skip = unasked(&response, progress.received)?;
-        let mut body = response.into_body();
-        while let Some(mut chunk) = self.next_chunk(&mut body).await? {
-            let known = skip.min(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-            skip -= known;
-            drop(chunk.split_to(usize::try_from(known).unwrap_or(chunk.len())));
-            progress.received += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-            if progress.received > progress.blob.size {
-                let text = format!(
-                    "it sent more than the {} bytes announced",
-                    progress.blob.size
-                );
-                return Err(Failure::new(ErrorKind::InvalidContent, text));
-            }
-            if !chunk.is_empty() && progress.sink.send(chunk).await.is_err() {
-                return Ok(Transfer::Unwanted);
-            }
-        }
-        if progress.received < progress.blob.size {
-            let text = format!(
-                "it ended after {} of {} bytes",
-                progress.received, progress.blob.size
-            );
-            return Err(Failure::new(ErrorKind::InvalidContent, text).worth(3));
-        }
-        Ok(Transfer::Complete)
-    }
-
     /// Waits for the network only: what the reader does with the bytes is not counted.
-    async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
         loop {
             let frame = match timeout(self.progress_timeout, body.frame()).await {
                 Ok(None) => return Ok(None),
@@ -348,33 +226,19 @@ impl Session {
     }
 }
 
-/// How many bytes at the start of a response are here already.
-fn unasked(response: &Response<Incoming>, offset: u64) -> Result<u64, Failure> {
-    if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(offset);
-    }
-    let range = response.headers().get(http::header::CONTENT_RANGE);
-    let range = range.and_then(|value| value.to_str().ok()).unwrap_or("");
-    if range.starts_with(&format!("bytes {offset}-")) {
-        return Ok(0);
-    }
-    let text = format!("it sent the range {range:?} for one from {offset}");
-    Err(Failure::new(ErrorKind::InvalidContent, text))
-}
-
-async fn pause(tries: u32, failure: &Failure) {
+pub(super) async fn pause(tries: u32, failure: &Failure) {
     let backoff = FIRST_PAUSE * 2u32.saturating_pow(tries - 1).min(32);
     sleep(failure.retry_after.unwrap_or(backoff)).await;
 }
 
-fn counted(mut failure: Failure, tries: u32) -> Failure {
+pub(super) fn counted(mut failure: Failure, tries: u32) -> Failure {
     if tries > 1 {
         failure.text += &format!(" (tried {tries} times)");
     }
     failure
 }
 
-fn attempt(host: &Host, failure: Failure) -> Attempt {
+pub(super) fn attempt(host: &Host, failure: Failure) -> Attempt {
     let base = &host.entry.base;
     let authority = base.authority().map_or("", |authority| authority.as_str());
     Attempt {

@@ -21,21 +21,18 @@ impl Store {
     ///
     /// # Errors
     /// Only what keeps the disk from being used: a broken database is set aside.
-    pub(crate) fn open(root: &Path) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(root: &Path, same_boot: bool) -> Result<Arc<Self>, Error> {
         let [layers, staging, trash, quarantine] =
             ["layers", "staging", "trash", "quarantine"].map(|name| root.join(name));
         for dir in [&layers, &staging, &trash, &quarantine] {
             make_private(dir)?;
         }
         let trash = Arc::new(Trash::open(trash)?);
-        for entry in fs::read_dir(&staging).at("read", &staging)? {
-            trash.take_path(&entry.at("read", &staging)?.path())?;
-        }
         let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
         let state = recover(&mut opened.records, opened.contents, &layers)?;
         let (janitor, jobs) = Janitor::new();
         let store = Arc::new(Self {
-            staging: Staging::new(staging, Arc::clone(&trash), janitor.clone()),
+            staging: Staging::open(staging, same_boot, Arc::clone(&trash), janitor.clone())?,
             layers,
             trash,
             janitor,

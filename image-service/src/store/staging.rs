@@ -1,11 +1,16 @@
 //! Layers on their way in: a directory that deletes itself unless it is moved into place.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use super::LayerHold;
 use super::trash::{Janitor, Job, Trash};
@@ -13,28 +18,76 @@ use crate::digest::Digest;
 use crate::error::{At as _, Error};
 use crate::unpack::Written;
 
+/// Beside a layer's directory: it is whole. Survives the daemon, not a reboot.
+const DONE: &str = "done";
+
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
     next: AtomicU64,
     trash: Arc<Trash>,
     janitor: Janitor,
+    /// Whole layers that wait for a pull, since when.
+    ready: Mutex<HashMap<Digest, (Instant, Staged)>>,
+}
+
+/// Content of a `done` file. Fields are only ever added, with a default.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    chain: Digest,
+    bytes: u64,
+    inodes: u64,
 }
 
 impl Staging {
-    pub(super) fn new(path: PathBuf, trash: Arc<Trash>, janitor: Janitor) -> Self {
-        Self {
+    /// Takes up the whole layers that an earlier daemon has left, unless a reboot came between; drops all else.
+    pub(super) fn open(
+        path: PathBuf,
+        same_boot: bool,
+        trash: Arc<Trash>,
+        janitor: Janitor,
+    ) -> Result<Self, Error> {
+        let staging = Self {
             path,
             next: AtomicU64::new(0),
             trash,
             janitor,
+            ready: Mutex::default(),
+        };
+        for entry in fs::read_dir(&staging.path).at("read", &staging.path)? {
+            let path = entry.at("read", &staging.path)?.path();
+            if let Some(extension) = path.extension() {
+                // A mark goes the way of its layer.
+                if extension != DONE || !path.with_extension("").exists() {
+                    drop(staging.guard(path));
+                }
+                continue;
+            }
+            match read_done(&path) {
+                Some(done) if same_boot => {
+                    let written = Written {
+                        bytes: done.bytes,
+                        inodes: done.inodes,
+                    };
+                    let staged = Staged::new(done.chain, written, staging.guard(path));
+                    staging.ready().insert(done.chain, (Instant::now(), staged));
+                }
+                // With its mark, if it has one.
+                _ => drop(staging.guard(path)),
+            }
         }
+        Ok(staging)
     }
 
     /// A fresh directory, with the mode of a root directory that its archive does not mention.
     pub(crate) fn directory(&self) -> Result<StagedPath, Error> {
-        let path = self.next_path();
-        fs::create_dir(&path).at("make", &path)?;
+        let path = loop {
+            let path = self.next_path();
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break made.at("make", &path).map(|()| path)?,
+            }
+        };
         let staged = self.guard(path);
         fs::set_permissions(&staged.path, fs::Permissions::from_mode(0o755))
             .at("chmod", &staged.path)?;
@@ -43,14 +96,59 @@ impl Staging {
 
     /// A fresh file, to be written and read.
     pub(crate) fn file(&self) -> Result<(StagedPath, File), Error> {
-        let path = self.next_path();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .at("make", &path)?;
-        Ok((self.guard(path), file))
+        loop {
+            let path = self.next_path();
+            let mut options = File::options();
+            match options.read(true).write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made.at("make", &path).map(|file| (self.guard(path), file)),
+            }
+        }
+    }
+
+    /// A layer that is whole from now on, also for the next daemon.
+    pub(crate) fn complete(
+        &self,
+        chain: Digest,
+        written: Written,
+        path: StagedPath,
+    ) -> Result<Staged, Error> {
+        let done = Done {
+            chain,
+            bytes: written.bytes,
+            inodes: written.inodes,
+        };
+        let mark = path.path.with_extension(DONE);
+        let aside = path.path.with_extension("new");
+        let text =
+            serde_json::to_vec(&done).map_err(|error| Error::content("a layer's mark", error))?;
+        fs::write(&aside, text).at("write", &aside)?;
+        fs::rename(&aside, &mark).at("rename to", &mark)?;
+        Ok(Staged::new(chain, written, path))
+    }
+
+    /// A whole layer that an earlier pull has left.
+    pub(crate) fn take(&self, chain: &Digest) -> Option<Staged> {
+        self.ready().remove(chain).map(|(_, staged)| staged)
+    }
+
+    /// Lets a layer of a pull that failed wait for the next one, unless another pull has it, too.
+    pub(crate) fn keep(&self, staged: Arc<Staged>) {
+        if let Some(staged) = Arc::into_inner(staged)
+            && staged.hold.get().is_none()
+        {
+            let chain = staged.chain;
+            self.ready().insert(chain, (Instant::now(), staged));
+        }
+    }
+
+    /// Drops what nobody has come back for.
+    pub(crate) fn expire(&self, age: Duration) {
+        self.ready().retain(|_, (since, _)| since.elapsed() < age);
+    }
+
+    fn ready(&self) -> MutexGuard<'_, HashMap<Digest, (Instant, Staged)>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_path(&self) -> PathBuf {
@@ -66,6 +164,20 @@ impl Staging {
             placed: false,
         }
     }
+}
+
+impl Drop for Staging {
+    /// What waits goes on waiting, for the next daemon.
+    fn drop(&mut self) {
+        for (_, (_, staged)) in self.ready().drain() {
+            staged.leave();
+        }
+    }
+}
+
+fn read_done(path: &Path) -> Option<Done> {
+    let mark = fs::read(path.with_extension(DONE)).ok()?;
+    serde_json::from_slice(&mark).ok()
 }
 
 /// Deleted when dropped, off the caller's path.
@@ -86,7 +198,17 @@ impl StagedPath {
     fn place(mut self, to: &Path) -> Result<(), Error> {
         fs::rename(&self.path, to).at("rename a layer to", to)?;
         self.placed = true;
+        self.unmark();
         Ok(())
+    }
+
+    fn unmark(&self) {
+        match fs::remove_file(self.path.with_extension(DONE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "a layer's mark stays; the next start removes it");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -95,6 +217,7 @@ impl Drop for StagedPath {
         if self.placed {
             return;
         }
+        self.unmark();
         if let Err(error) = self.trash.take_path(&self.path) {
             tracing::warn!(%error, "staging not cleaned; the next start does it");
         }
@@ -122,12 +245,19 @@ enum Place {
 }
 
 impl Staged {
-    pub(crate) fn new(chain: Digest, written: Written, path: StagedPath) -> Self {
+    fn new(chain: Digest, written: Written, path: StagedPath) -> Self {
         Self {
             chain,
             written,
             place: Mutex::new(Place::Staging(path)),
             hold: OnceLock::new(),
+        }
+    }
+
+    fn leave(&self) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Place::Staging(path) = &mut *place {
+            path.placed = true;
         }
     }
 

@@ -246,7 +246,7 @@ async fn a_body_that_breaks_off_is_continued() {
         asked
             .headers
             .get("range")
-            .is_some_and(|r| r == "bytes=600-")
+            .is_some_and(|r| r.starts_with("bytes=600-"))
     }));
     site.assert_clean();
 }

@@ -129,14 +129,13 @@ pub(crate) fn ranged(bytes: &[u8], asked: &Asked) -> Reply {
     let Some(range) = asked.headers.get("range") else {
         return Reply::new(200, bytes);
     };
-    let start: usize = range
+    let (start, last) = range
         .strip_prefix("bytes=")
-        .and_then(|range| range.strip_suffix('-'))
-        .and_then(|start| start.parse().ok())
+        .and_then(|range| range.split_once('-'))
         .unwrap();
-    let total = bytes.len();
-    let range = format!("bytes {start}-{}/{total}", total - 1);
-    Reply::new(206, &bytes[start..]).with("Content-Range", &range)
+    let (start, last): (usize, usize) = (start.parse().unwrap(), last.parse().unwrap());
+    let range = format!("bytes {start}-{last}/{}", bytes.len());
+    Reply::new(206, &bytes[start..=last]).with("Content-Range", &range)
 }
 
 /// The digest a path ends with, if it asks for that blob.

@@ -18,5 +18,6 @@ mod load;
 mod pull;
 mod recovery;
 mod registry;
+mod resume;
 mod site;
 mod tree;

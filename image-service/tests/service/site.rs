@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use corten_image::{Error, ImageService, Options};
 use tempfile::TempDir;
 
+/// For the next pull to come back for what one has got.
+const WINDOW: Duration = Duration::from_secs(600);
+
 pub(crate) struct Site {
     dir: TempDir,
     pub(crate) images: ImageService,
@@ -22,7 +25,15 @@ impl Site {
     }
 
     pub(crate) async fn new_in(dir: TempDir) -> Self {
-        let images = open(dir.path()).await.unwrap();
+        Self::new_with(dir, WINDOW).await
+    }
+
+    pub(crate) async fn new_with_window(window: Duration) -> Self {
+        Self::new_with(tempfile::tempdir().unwrap(), window).await
+    }
+
+    async fn new_with(dir: TempDir, window: Duration) -> Self {
+        let images = open(dir.path(), window).await.unwrap();
         images.collect_garbage().await;
         Self { dir, images }
     }
@@ -41,7 +52,7 @@ impl Site {
         rustix::fs::flock(&database, rustix::fs::FlockOperation::LockExclusive).unwrap();
         drop(database);
         meanwhile();
-        let images = open(dir.path()).await.unwrap();
+        let images = open(dir.path(), WINDOW).await.unwrap();
         Self { dir, images }
     }
 
@@ -67,6 +78,15 @@ impl Site {
             .join(image.layers.last().unwrap())
     }
 
+    /// Blobs that wait for the next pull.
+    pub(crate) fn partial_blobs(&self) -> usize {
+        let names = entries(&self.root().join("content"));
+        names
+            .iter()
+            .filter(|name| !name.contains('.') && *name != "boot")
+            .count()
+    }
+
     /// No unfinished work, and no layer but those of the images that are listed.
     pub(crate) fn assert_clean(&self) {
         let images = self.images.list();
@@ -89,12 +109,13 @@ impl Site {
     }
 }
 
-async fn open(dir: &Path) -> Result<ImageService, Error> {
+async fn open(dir: &Path, window: Duration) -> Result<ImageService, Error> {
     ImageService::open(Options {
         root: dir.join("root"),
         certs_dirs: vec![dir.join("certs.d")],
         max_concurrent_downloads: 3,
         progress_timeout: Duration::from_secs(1),
+        resume_window: window,
     })
     .await
 }
