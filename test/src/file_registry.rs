@@ -38,7 +38,7 @@ impl FileRegistry {
     /// Adds an image of one layer, by tag and digest. Returns the digest of its manifest.
     pub fn add(&self, tag: &str, layer: &[u8], config: &Value) -> Result<String> {
         let blobs = self.repository.join("blobs");
-        let descriptor = write_image(&blobs, layer, config)?;
+        let descriptor = write_image(&blobs, &[layer], config)?;
         for entry in fs::read_dir(&blobs)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();

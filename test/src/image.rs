@@ -94,15 +94,20 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
         ])
         .arg(&layer)
         .arg("."))?;
-    archive_of_layer(dir, &fs::read(layer)?, config, name)
+    archive_of_layers(dir, &[&fs::read(layer)?], config, name)
 }
 
-/// An OCI archive of an image whose one layer is this tar.
-pub fn archive_of_layer(dir: &Path, layer: &[u8], config: &Value, name: &str) -> Result<PathBuf> {
+/// An OCI archive of an image with these tars as its layers, bottom first.
+pub fn archive_of_layers(
+    dir: &Path,
+    layers: &[&[u8]],
+    config: &Value,
+    name: &str,
+) -> Result<PathBuf> {
     let layout = dir.join(format!("layout-{}", name.replace(['/', ':'], "-")));
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
-    let mut manifest = write_image(&blobs, layer, config)?;
+    let mut manifest = write_image(&blobs, layers, config)?;
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
     fs::write(layout.join("index.json"), index.to_string())?;
@@ -121,21 +126,27 @@ pub fn archive_of_layer(dir: &Path, layer: &[u8], config: &Value, name: &str) ->
     Ok(packed)
 }
 
-/// Writes layer, config and manifest as files named by their digests. Returns the manifest's descriptor.
-pub fn write_image(blobs: &Path, layer: &[u8], config: &Value) -> Result<Value> {
-    let diff_id = format!("sha256:{}", hex(&Sha256::digest(layer)));
-    let layer = add(blobs, layer, "application/vnd.oci.image.layer.v1.tar")?;
+/// Writes layers, config and manifest as files named by their digests. Returns the manifest's descriptor.
+pub fn write_image(blobs: &Path, layers: &[&[u8]], config: &Value) -> Result<Value> {
+    let mut diff_ids = Vec::new();
+    let mut descriptors = Vec::new();
+    for layer in layers {
+        diff_ids.push(format!("sha256:{}", hex(&Sha256::digest(layer))));
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        descriptors.push(add(blobs, layer, media_type)?);
+    }
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
         "config": config,
-        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let media_type = "application/vnd.oci.image.config.v1+json";
     let config = add(blobs, config.to_string().as_bytes(), media_type)?;
     let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let manifest =
-        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": descriptors,
+    });
     add(blobs, manifest.to_string().as_bytes(), media_type)
 }
 

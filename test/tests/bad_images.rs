@@ -223,7 +223,8 @@ async fn a_layer_cannot_escape() {
         refuse_test(&node, &format!(":{name}"), &[&digest, reason]).await;
 
         let archived = format!("test.example/hostile:{name}");
-        let archive = image::archive_of_layer(node.dir(), layer, &json!({}), &archived).unwrap();
+        let archive =
+            image::archive_of_layers(node.dir(), &[layer], &json!({}), &archived).unwrap();
         let archive = archive.display().to_string();
         let refused = node.corten_image(&["load", &archive]).unwrap_err();
         assert!(refused.to_string().contains(reason), "{refused}");
