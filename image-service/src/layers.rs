@@ -300,7 +300,7 @@ fn stage(
     expected: &Expected,
 ) -> Result<Staged, Error> {
     let path = store.staging().directory()?;
-    let written = unpack::layer(stream, expected, path.open()?, store.trash())?;
+    let unpacked = unpack::layer(stream, expected, path.open()?, store.trash())?;
     store.empty_trash_soon();
-    store.staging().complete(chain, written, path)
+    store.staging().complete(chain, unpacked, path)
 }

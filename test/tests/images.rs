@@ -1,6 +1,8 @@
 //! Images: pulled, loaded, named alike by every call, and removed without harm to who uses them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use corten_proto::cri::{self, image_service_client::ImageServiceClient};
 use corten_test::{
     image,
@@ -381,4 +383,26 @@ async fn equal_pulls_at_once_are_one() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_directory_looks_as_in_the_image() {
+    let node = Node::start().await.unwrap();
+    image::load_changed(&node, "localhost/strict:1", |tree, _| {
+        Ok(fs::set_permissions(
+            tree,
+            fs::Permissions::from_mode(0o2751),
+        )?)
+    })
+    .await
+    .unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::host_network_pod("strict"))
+        .await
+        .unwrap();
+    let mut config = pod::container("strict", "sleep 1000");
+    config.image = spec("localhost/strict:1");
+    let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+    let looks = pod::output(&mut runtime, &id, "stat -c '%a %u %g' /").await;
+    assert_eq!(looks.unwrap(), "2751 0 0\n");
 }

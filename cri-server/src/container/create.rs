@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
     path::Path,
     sync::Arc,
 };
@@ -223,7 +223,8 @@ async fn make(
     let state_dir = layout::container_state(&cx.config.state, &record.id);
     let root_dir = layout::container_root(&cx.config.root, &record.id);
     let dirs = (state_dir.clone(), root_dir);
-    blocking(move || create_dirs(&dirs.0, &dirs.1)).await?;
+    let top = layers.lower_dirs().first().cloned();
+    blocking(move || create_dirs(&dirs.0, &dirs.1, top.as_deref())).await?;
 
     let failed = |doing: &str| {
         let doing = doing.to_owned();
@@ -254,7 +255,8 @@ async fn make(
 }
 
 /// upper and work are new for every attempt: a volatile overlay refuses a used workdir (overlayfs.rst, "Volatile mount").
-fn create_dirs(state_dir: &Path, root_dir: &Path) -> Result<()> {
+/// The root directory looks as in `top`, the image's topmost layer.
+fn create_dirs(state_dir: &Path, root_dir: &Path, top: Option<&Path>) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)
         .create(state_dir)
@@ -266,6 +268,12 @@ fn create_dirs(state_dir: &Path, root_dir: &Path) -> Result<()> {
     for name in ["upper", "work"] {
         let dir = root_dir.join(name);
         fs::create_dir(&dir).at("create", &dir)?;
+    }
+    if let Some(top) = top {
+        let looks = fs::metadata(top).at("stat", top)?;
+        let upper = root_dir.join("upper");
+        chown(&upper, Some(looks.uid()), Some(looks.gid())).at("chown", &upper)?;
+        fs::set_permissions(&upper, looks.permissions()).at("chmod", &upper)?;
     }
     Ok(())
 }

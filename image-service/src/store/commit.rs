@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::records::{Change, ImageRecord, LayerRecord};
+use super::staging::open_dir;
 use super::state::State;
 use super::{LayerHold, Staged, Store};
 use crate::config::{Image, ImageConfig};
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
+use crate::unpack;
 
 /// A layer of an image that is about to be recorded.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl Store {
             .iter()
             .any(|layer| matches!(layer, Ready::Staged(_)));
         if any_new {
+            self.mend_implied(&pulled.layers)?;
             // Once for all layers, and before the lock: this waits for the disk.
             let layers = File::open(&self.layers).at("open", &self.layers)?;
             rustix::fs::syncfs(&layers).at("syncfs", &self.layers)?;
@@ -87,6 +90,30 @@ impl Store {
         image.ok_or(Error::Stopped("recording the image"))
     }
 
+    /// Gives the directories that a layer only implies their looks, from the layers below. Layers are named by all that is
+    /// below them, so that what one image finds there is what every image finds.
+    fn mend_implied(&self, layers: &[Ready]) -> Result<(), Error> {
+        // Topmost first, as far as we have come.
+        let mut below = Vec::new();
+        for layer in layers {
+            let dir = match layer {
+                Ready::Staged(staged) => staged.open(&self.layers)?,
+                Ready::Stored(hold) => match hold.lower_dirs().first() {
+                    Some(path) => open_dir(path)?,
+                    None => continue,
+                },
+            };
+            if let Ready::Staged(staged) = layer
+                && staged.is_staging()
+            {
+                unpack::mend(&dir, &staged.unpacked.implied, &below)
+                    .at("mend directories of a layer in", &self.layers)?;
+            }
+            below.insert(0, dir);
+        }
+        Ok(())
+    }
+
     /// Moves what is not in place yet; returns the names of all, bottom first.
     ///
     /// If a later step fails, the directories moved so far have no record; a new pull of the same
@@ -111,8 +138,8 @@ impl Store {
                     self.state().put_layer(&name, None);
                     let record = LayerRecord {
                         chain: staged.chain,
-                        bytes: staged.written.bytes,
-                        inodes: staged.written.inodes,
+                        bytes: staged.unpacked.written.bytes,
+                        inodes: staged.unpacked.written.inodes,
                     };
                     change.layers.push((name.clone(), Some(record)));
                     name

@@ -16,7 +16,7 @@ use super::LayerHold;
 use super::trash::{Janitor, Job, Trash};
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
-use crate::unpack::Written;
+use crate::unpack::{Unpacked, Written};
 
 /// Beside a layer's directory: it is whole. Survives the daemon, not a reboot.
 const DONE: &str = "done";
@@ -37,6 +37,8 @@ struct Done {
     chain: Digest,
     bytes: u64,
     inodes: u64,
+    #[serde(default)]
+    implied: Vec<Vec<u8>>,
 }
 
 impl Staging {
@@ -65,11 +67,14 @@ impl Staging {
             }
             match read_done(&path) {
                 Some(done) if same_boot => {
-                    let written = Written {
-                        bytes: done.bytes,
-                        inodes: done.inodes,
+                    let unpacked = Unpacked {
+                        written: Written {
+                            bytes: done.bytes,
+                            inodes: done.inodes,
+                        },
+                        implied: done.implied,
                     };
-                    let staged = Staged::new(done.chain, written, staging.guard(path));
+                    let staged = Staged::new(done.chain, unpacked, staging.guard(path));
                     staging.ready().insert(done.chain, (Instant::now(), staged));
                 }
                 // With its mark, if it has one.
@@ -110,13 +115,14 @@ impl Staging {
     pub(crate) fn complete(
         &self,
         chain: Digest,
-        written: Written,
+        unpacked: Unpacked,
         path: StagedPath,
     ) -> Result<Staged, Error> {
         let done = Done {
             chain,
-            bytes: written.bytes,
-            inodes: written.inodes,
+            bytes: unpacked.written.bytes,
+            inodes: unpacked.written.inodes,
+            implied: unpacked.implied.clone(),
         };
         let mark = path.path.with_extension(DONE);
         let aside = path.path.with_extension("new");
@@ -124,7 +130,7 @@ impl Staging {
             serde_json::to_vec(&done).map_err(|error| Error::content("a layer's mark", error))?;
         fs::write(&aside, text).at("write", &aside)?;
         fs::rename(&aside, &mark).at("rename to", &mark)?;
-        Ok(Staged::new(chain, written, path))
+        Ok(Staged::new(chain, unpacked, path))
     }
 
     /// A whole layer that an earlier pull has left.
@@ -175,6 +181,11 @@ impl Drop for Staging {
     }
 }
 
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd, Error> {
+    let dir = File::open(path).at("open", path)?;
+    Ok(dir.into())
+}
+
 fn read_done(path: &Path) -> Option<Done> {
     let mark = fs::read(path.with_extension(DONE)).ok()?;
     serde_json::from_slice(&mark).ok()
@@ -191,8 +202,7 @@ pub(crate) struct StagedPath {
 
 impl StagedPath {
     pub(crate) fn open(&self) -> Result<OwnedFd, Error> {
-        let dir = File::open(&self.path).at("open", &self.path)?;
-        Ok(dir.into())
+        open_dir(&self.path)
     }
 
     fn place(mut self, to: &Path) -> Result<(), Error> {
@@ -230,7 +240,7 @@ impl Drop for StagedPath {
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) chain: Digest,
-    pub(super) written: Written,
+    pub(super) unpacked: Unpacked,
     place: Mutex<Place>,
     /// Set once recorded: the others that wait must find it still there.
     pub(super) hold: OnceLock<LayerHold>,
@@ -245,13 +255,29 @@ enum Place {
 }
 
 impl Staged {
-    fn new(chain: Digest, written: Written, path: StagedPath) -> Self {
+    fn new(chain: Digest, unpacked: Unpacked, path: StagedPath) -> Self {
         Self {
             chain,
-            written,
+            unpacked,
             place: Mutex::new(Place::Staging(path)),
             hold: OnceLock::new(),
         }
+    }
+
+    /// Its directory, wherever it is now.
+    pub(super) fn open(&self, layers: &Path) -> Result<OwnedFd, Error> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*place {
+            Place::Staging(path) => path.open(),
+            Place::Layers(name) => open_dir(&layers.join(name)),
+            Place::Lost => Err(Error::Stopped("opening a layer")),
+        }
+    }
+
+    /// False once it is among the layers, for all to see.
+    pub(super) fn is_staging(&self) -> bool {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*place, Place::Staging(_))
     }
 
     fn leave(&self) {

@@ -15,7 +15,7 @@ use super::archive::{Archive, Kind, Member};
 use super::name::{self, Name};
 use super::sparse::Map;
 use super::tree::{Attributes, Tree};
-use super::{Fault, Written};
+use super::{Fault, Unpacked};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -25,7 +25,7 @@ const COPY: usize = 128 << 10;
 pub(super) fn apply_all(
     archive: &mut Archive<impl Read>,
     mut tree: Tree<'_>,
-) -> Result<Written, Fault> {
+) -> Result<Unpacked, Fault> {
     let mut buffer = vec![0; COPY];
     while let Some(member) = archive.next()? {
         apply(archive, &mut tree, &member, &mut buffer)
@@ -206,6 +206,13 @@ fn whiteout(tree: &mut Tree<'_>, name: &Name) -> Result<(), Refusal> {
     }
 }
 
+/// Labels (security.selinux, security.ima, ...) are this host's business, not the image's.
+pub(super) fn is_kept(xattr: &[u8]) -> bool {
+    xattr.starts_with(b"user.")
+        || xattr == b"security.capability"
+        || xattr.starts_with(b"system.posix_acl_")
+}
+
 fn attributes(member: &Member) -> Result<Attributes<'_>, Refusal> {
     let mut xattrs = Vec::new();
     for (name, value) in &member.xattrs {
@@ -215,11 +222,7 @@ fn attributes(member: &Member) -> Result<Attributes<'_>, Refusal> {
                 "it sets an attribute that belongs to overlayfs",
             ));
         }
-        // Labels (security.selinux, security.ima, ...) are this host's business, not the image's.
-        let kept = name.starts_with(b"user.")
-            || name == b"security.capability"
-            || name.starts_with(b"system.posix_acl_");
-        if kept {
+        if is_kept(name) {
             xattrs.push((&name[..], &value[..]));
         }
     }

@@ -18,9 +18,12 @@ mod sparse;
 
 mod pax;
 
+mod implied;
+
 mod name;
 
 pub(crate) use archive::{Archive, Kind};
+pub(crate) use implied::mend;
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -55,6 +58,14 @@ pub(crate) struct Written {
     pub(crate) inodes: u64,
 }
 
+/// A layer's directory as it was written.
+#[derive(Debug, Default)]
+pub(crate) struct Unpacked {
+    pub(crate) written: Written,
+    /// Directories without an entry of their own, for [`mend`]; the root is the empty path.
+    pub(crate) implied: Vec<Vec<u8>>,
+}
+
 /// Why a layer cannot be unpacked.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -79,11 +90,11 @@ pub(crate) fn layer(
     expected: &Expected,
     root: OwnedFd,
     trash: &Trash,
-) -> Result<Written, Error> {
+) -> Result<Unpacked, Error> {
     let mut blob = Tap::new(source);
     let outcome = content(&mut blob, Tree::new(root, trash));
     let subject = format!("layer {}", expected.diff_id);
-    let (got, written) = match outcome {
+    let (got, unpacked) = match outcome {
         Ok(done) => done,
         // Bytes that make no sense are mostly not the bytes that were asked for: say that then.
         Err(fault @ (Fault::Stream(_) | Fault::Archive(_))) => {
@@ -103,7 +114,7 @@ pub(crate) fn layer(
         let subject = format!("uncompressed content of {subject}");
         return Err(Error::digest(subject, &expected.diff_id, &got));
     }
-    Ok(written)
+    Ok(unpacked)
 }
 
 fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(), Error> {
@@ -114,13 +125,13 @@ fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(),
     }
 }
 
-fn content(blob: &mut impl Read, tree: Tree<'_>) -> Result<(Digest, Written), Fault> {
+fn content(blob: &mut impl Read, tree: Tree<'_>) -> Result<(Digest, Unpacked), Fault> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
     let decoded = decode(&mut blob).map_err(Fault::Stream)?;
     let mut diff = BufReader::with_capacity(BUFFER, Tap::new(decoded));
-    let written = entry::apply_all(&mut Archive::new(&mut diff), tree)?;
+    let unpacked = entry::apply_all(&mut Archive::new(&mut diff), tree)?;
     io::copy(&mut diff, &mut io::sink()).map_err(Fault::Stream)?;
-    Ok((Digest::finish(diff.into_inner().hash), written))
+    Ok((Digest::finish(diff.into_inner().hash), unpacked))
 }
 
 /// By the first bytes, since media types lie and docker archives have none.

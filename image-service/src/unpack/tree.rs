@@ -4,6 +4,7 @@
 //! made leads to a place inside the layer or nowhere. The last part of a name is never followed.
 //! Nobody else writes here: the directory lies in staging, closed to all but root.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -13,14 +14,14 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::Written;
 use super::name::Name;
+use super::{Unpacked, Written};
 use crate::store::Trash;
 
 const BLOCK: u64 = 4096;
 /// What ext4 keeps in the inode itself.
 const SHORT_SYMLINK: usize = 59;
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
@@ -31,6 +32,8 @@ pub(super) struct Tree<'a> {
     /// Times of directories, set last: making entries changes them.
     times: Vec<(Vec<u8>, Timespec)>,
     written: Written,
+    /// Directories that no entry has spoken of so far.
+    implied: HashSet<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -53,12 +56,14 @@ impl<'a> Tree<'a> {
                 bytes: BLOCK,
                 inodes: 1,
             },
+            implied: HashSet::from([Vec::new()]),
         }
     }
 
     pub(super) fn set_root(&mut self, attributes: &Attributes<'_>) -> Result<(), Errno> {
         let root = self.open(b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.set(&root, attributes)?;
+        self.implied.remove(&b""[..]);
         self.times.push((b".".to_vec(), attributes.mtime));
         Ok(())
     }
@@ -80,7 +85,9 @@ impl<'a> Tree<'a> {
             Mode::empty(),
         )?;
         self.set(&directory, attributes)?;
-        self.times.push((name.path(), attributes.mtime));
+        let path = name.path();
+        self.implied.remove(&path);
+        self.times.push((path, attributes.mtime));
         Ok(())
     }
 
@@ -209,7 +216,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Sets what had to wait for the last entry.
-    pub(super) fn finish(mut self) -> Result<Written, Errno> {
+    pub(super) fn finish(mut self) -> Result<Unpacked, Errno> {
         for (path, mtime) in std::mem::take(&mut self.times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             match self.open(&path, flags) {
@@ -219,7 +226,12 @@ impl<'a> Tree<'a> {
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(self.written)
+        let mut implied: Vec<_> = self.implied.into_iter().collect();
+        implied.sort_unstable();
+        Ok(Unpacked {
+            written: self.written,
+            implied,
+        })
     }
 
     /// Runs `make`, once more after what is in the way has gone.
@@ -282,6 +294,7 @@ impl<'a> Tree<'a> {
                     let made = self.open(&path[..end], OFlags::RDONLY | OFlags::DIRECTORY)?;
                     fs::fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
                     fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                    self.implied.insert(path[..end].to_vec());
                     made
                 }
                 other => other?,

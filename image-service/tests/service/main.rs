@@ -14,6 +14,7 @@ mod fake;
 mod hostile;
 mod hosts;
 mod image;
+mod implied;
 mod load;
 mod pull;
 mod recovery;
