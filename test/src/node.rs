@@ -40,6 +40,7 @@ pub struct Node {
     holder_pid: i32,
     daemon: Option<Daemon>,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -94,6 +95,7 @@ impl Node {
             holder_pid,
             daemon: None,
             options: owned(options),
+            environment: Vec::new(),
         })
     }
 
@@ -105,6 +107,7 @@ impl Node {
             holder_pid: self.holder_pid,
             daemon: None,
             options: owned(options),
+            environment: Vec::new(),
         };
         node.start_daemon().await?;
         Ok(node)
@@ -113,6 +116,12 @@ impl Node {
     /// For daemons that are started from now on.
     pub fn add_options(&mut self, options: impl IntoIterator<Item = String>) {
         self.options.extend(options);
+    }
+
+    /// For daemons that are started from now on.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.environment = environment.iter().map(owned).collect();
     }
 
     /// A directory of this test, which the daemon sees at the same path.
@@ -174,6 +183,7 @@ impl Node {
         let starter = self
             .command(&binary("corten")?.display().to_string())
             .args(self.serve_arguments())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

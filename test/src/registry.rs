@@ -9,6 +9,10 @@ use crate::node::Node;
 
 /// Nothing else listens in the node's network namespace.
 pub const ADDRESS: &str = "127.0.0.1:5000";
+/// All addresses of the node.
+const LISTEN: &str = ":5000";
+/// The same registry, at an address that a test gives to the node.
+pub const ELSEWHERE: &str = "192.0.2.1:5000";
 /// For [`Protection::Tls`].
 pub const USER: &str = "tester";
 pub const PASSWORD: &str = "secret";
@@ -29,7 +33,7 @@ pub async fn start(node: &Node, protection: Protection) -> Result<()> {
     let mut config = json!({
         "version": "0.1",
         "storage": { "filesystem": { "rootdirectory": dir.join("registry") } },
-        "http": { "addr": ADDRESS },
+        "http": { "addr": LISTEN },
     });
     if protection == Protection::Tls {
         protect(node, &mut config)?;
@@ -62,7 +66,7 @@ fn protect(node: &Node, config: &mut Value) -> Result<()> {
          new='openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2'
          $new -subj /CN=ca -keyout registry-ca.key -out registry-ca.pem 2>&1
          $new -subj /CN=registry -keyout registry.key -out registry.pem -CA registry-ca.pem -CAkey registry-ca.key \
-            -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1 2>&1",
+            -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1,IP:192.0.2.1 2>&1",
         dir.display()
     ))?;
     fs::write(dir.join("htpasswd"), format!("{USER}:{HASH}\n"))?;

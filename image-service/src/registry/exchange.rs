@@ -4,7 +4,10 @@ use std::error::Error as _;
 use std::ops::Range;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use http::header::{
+    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RANGE,
+    RETRY_AFTER,
+};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -140,8 +143,11 @@ impl Session {
     async fn send(
         &self,
         client: &HttpClient,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Failure> {
+        if let Some(shown) = self.proxies.authorization(request.uri()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, shown);
+        }
         let limit = self.progress_timeout;
         match timeout(limit, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),

@@ -5,7 +5,7 @@
 //! Registry (one per daemon)      --session-->  Session (one per pull: hosts, credentials, tokens)
 //!   hosts.rs   which hosts, in which order       session.rs  each host in turn, retries, the trail
 //!   tls.rs     whom they trust                   exchange.rs one request: challenge, redirects
-//!   transport.rs  sockets, timeouts              auth.rs     whose credentials, which token
+//!   transport.rs, proxy.rs  sockets              auth.rs     whose credentials, which token
 //!                                                blob.rs     a layer's bytes, over several connections
 //! ```
 //!
@@ -22,6 +22,8 @@ mod exchange;
 mod auth;
 
 mod transport;
+
+mod proxy;
 
 mod tls;
 
@@ -71,6 +73,7 @@ impl Registry {
             reference.clone(),
             hosts,
             auth,
+            self.clients.proxies.clone(),
             self.progress_timeout,
         ))
     }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::auth::{Auth, Credential};
 use super::exchange::{Failure, Get, seconds};
+use super::proxy::Proxies;
 use super::transport::Host;
 use crate::digest::Digest;
 use crate::error::{Attempt, Error, ErrorKind};
@@ -27,6 +28,7 @@ pub(crate) struct Session {
     auth: Option<Auth>,
     /// Authorization headers by host, as their challenges asked for.
     tokens: Mutex<HashMap<usize, HeaderValue>>,
+    pub(super) proxies: Proxies,
     pub(super) progress_timeout: Duration,
 }
 
@@ -35,6 +37,7 @@ impl Session {
         reference: Reference,
         hosts: Vec<Host>,
         auth: Option<Auth>,
+        proxies: Proxies,
         progress_timeout: Duration,
     ) -> Self {
         Self {
@@ -42,6 +45,7 @@ impl Session {
             hosts,
             auth,
             tokens: Mutex::default(),
+            proxies,
             progress_timeout,
         }
     }

@@ -12,13 +12,14 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::hosts::{Entry, Trust};
+use super::proxy::{Connector, Proxies};
 use super::tls;
 use crate::error::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(20);
 
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(super) type HttpClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// A host to ask, with the means to reach it.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(super) struct Host {
 pub(super) struct Clients {
     system_trust: OnceLock<HttpClient>,
     connect_timeout: Duration,
+    pub(super) proxies: Proxies,
 }
 
 impl Clients {
@@ -38,6 +40,7 @@ impl Clients {
         Self {
             system_trust: OnceLock::new(),
             connect_timeout: CONNECT_TIMEOUT.min(progress_timeout),
+            proxies: Proxies::from_env(),
         }
     }
 
@@ -66,7 +69,10 @@ impl Clients {
             .with_tls_config(tls::config(trust)?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(Connector {
+                http,
+                proxies: self.proxies.clone(),
+            });
         Ok(Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
