@@ -296,7 +296,7 @@ fn is_in_hand(slot: &Slot) -> bool {
 fn stage(
     store: &Store,
     chain: Digest,
-    stream: impl Read,
+    stream: impl Read + Send,
     expected: &Expected,
 ) -> Result<Staged, Error> {
     let path = store.staging().directory()?;

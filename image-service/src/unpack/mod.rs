@@ -1,7 +1,7 @@
-//! A layer's stream becomes a directory, on one blocking thread.
+//! A layer's stream becomes a directory, on two blocking threads.
 //!
 //! ```text
-//! source -> SHA-256 of the blob -> gzip | zstd | nothing -> SHA-256 of the diff -> archive -> tree
+//! source -> SHA-256 of the blob -> gzip | zstd | nothing -> | -> SHA-256 of the diff -> archive -> tree
 //! ```
 //!
 //! The caller must not show the directory to anyone unless [`layer`] returned Ok: only then do both
@@ -20,6 +20,8 @@ mod pax;
 
 mod implied;
 
+mod inflate;
+
 mod name;
 
 pub(crate) use archive::{Archive, Kind};
@@ -27,6 +29,7 @@ pub(crate) use implied::mend;
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
@@ -86,7 +89,7 @@ pub(crate) enum Fault {
 /// # Errors
 /// DigestMismatch, InvalidContent (which names the entry), NoSpace. `root` is then of no use.
 pub(crate) fn layer(
-    source: impl Read,
+    source: impl Read + Send,
     expected: &Expected,
     root: OwnedFd,
     trash: &Trash,
@@ -125,13 +128,15 @@ fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(),
     }
 }
 
-fn content(blob: &mut impl Read, tree: Tree<'_>) -> Result<(Digest, Unpacked), Fault> {
+fn content(blob: &mut (impl Read + Send), tree: Tree<'_>) -> Result<(Digest, Unpacked), Fault> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
-    let decoded = decode(&mut blob).map_err(Fault::Stream)?;
-    let mut diff = BufReader::with_capacity(BUFFER, Tap::new(decoded));
-    let unpacked = entry::apply_all(&mut Archive::new(&mut diff), tree)?;
-    io::copy(&mut diff, &mut io::sink()).map_err(Fault::Stream)?;
-    Ok((Digest::finish(diff.into_inner().hash), unpacked))
+    thread::scope(|scope| {
+        let inflated = inflate::ahead(scope, &mut blob).map_err(Fault::Stream)?;
+        let mut diff = BufReader::with_capacity(BUFFER, Tap::new(inflated));
+        let unpacked = entry::apply_all(&mut Archive::new(&mut diff), tree)?;
+        io::copy(&mut diff, &mut io::sink()).map_err(Fault::Stream)?;
+        Ok((Digest::finish(diff.into_inner().hash), unpacked))
+    })
 }
 
 /// By the first bytes, since media types lie and docker archives have none.
