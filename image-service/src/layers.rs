@@ -300,7 +300,10 @@ fn stage(
     expected: &Expected,
 ) -> Result<Staged, Error> {
     let path = store.staging().directory()?;
-    let unpacked = unpack::layer(stream, expected, path.open()?, store.trash())?;
+    let (root, tar_split) = (path.open()?, path.tar_split()?);
+    let unpacked = unpack::layer(stream, expected, root, tar_split, store.trash())?;
     store.empty_trash_soon();
-    store.staging().complete(chain, unpacked, path)
+    store
+        .staging()
+        .complete(chain, expected.diff_id, unpacked, path)
 }

@@ -3,7 +3,7 @@
 //!
 //! [`ImageService`] is the facade. Below it, from the network to the disk: `registry` speaks to
 //! mirrors, `pull` and `load` decide what is needed, `unpack` turns a layer's stream into a
-//! directory, `store` makes it durable and knows who uses it. Nothing here knows the CRI.
+//! directory, `tar_split` can turn it back, `store` makes it durable and knows who uses it. Nothing here knows the CRI.
 
 mod service;
 
@@ -33,7 +33,11 @@ mod registry;
 
 mod unpack;
 
+mod tar_split;
+
 mod store;
+
+mod verify;
 
 mod error;
 
@@ -43,3 +47,4 @@ pub use progress::{LayerProgress, Phase};
 pub use registry::Auth;
 pub use service::{ImageService, Options};
 pub use store::{LayerHold, Usage};
+pub use verify::{ImageRepair, LayerFault, Verification};

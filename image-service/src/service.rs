@@ -14,6 +14,7 @@ use crate::progress::{LayerProgress, Pulls};
 use crate::pull;
 use crate::registry::{Auth, Registry};
 use crate::store::{LayerHold, Store, Usage};
+use crate::verify::{self, RECENT, Shutdown, Verification};
 
 /// Where images live and how they are fetched.
 #[derive(Debug, Clone)]
@@ -46,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) layers: Layers,
     pub(crate) pulls: Pulls,
+    shutdown: Shutdown,
 }
 
 impl ImageService {
@@ -58,9 +60,12 @@ impl ImageService {
         let root = options.root;
         let opening = move || {
             let content = Content::open(root.join("content"))?;
-            Ok((Store::open(&root, content.is_same_boot())?, content))
+            let store = Store::open(&root, content.is_same_boot())?;
+            Ok((store, content, Shutdown::begin(&root)?))
         };
-        let (store, content) = blocking("opening the image store", opening).await?;
+        let (store, content, (shutdown, was_clean)) =
+            blocking("opening the image store", opening).await?;
+        let is_suspect = !was_clean && !content.is_same_boot();
         tokio::spawn(expire(
             Arc::downgrade(&store),
             content.clone(),
@@ -71,14 +76,26 @@ impl ImageService {
             content,
             options.max_concurrent_downloads,
         );
-        Ok(Self {
-            inner: Arc::new(Inner {
-                layers,
-                store,
-                registry: Registry::new(options.certs_dirs, options.progress_timeout),
-                pulls: Pulls::default(),
-            }),
-        })
+        let inner = Arc::new(Inner {
+            layers,
+            store,
+            registry: Registry::new(options.certs_dirs, options.progress_timeout),
+            pulls: Pulls::default(),
+            shutdown,
+        });
+        if is_suspect {
+            tokio::spawn(verify_recent(Arc::clone(&inner)));
+        }
+        Ok(Self { inner })
+    }
+
+    /// An orderly end: the next start knows that no power was cut under the store.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn close(&self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking("closing the image store", move || inner.shutdown.complete()).await
     }
 
     /// Fetches what is missing, verifies all of it, and returns the image. Runs in the caller's task:
@@ -93,6 +110,15 @@ impl ImageService {
     /// The layers of the pull of `reference` that runs now, bottom first; empty until its manifest is here.
     pub fn progress(&self, reference: &str) -> Option<Vec<LayerProgress>> {
         self.inner.pulls.of(reference)
+    }
+
+    /// Compares every layer with the archive it was pulled as, by digest and entry by entry. With `repair`, what is
+    /// broken is pulled again, without credentials; an image that cannot be is removed.
+    ///
+    /// # Errors
+    /// Of the disk. Dropping the future stops it after the layer at hand.
+    pub async fn verify(&self, repair: bool) -> Result<Verification, Error> {
+        verify::verify(&self.inner, self.inner.store.subjects(), repair).await
     }
 
     /// Loads all images of an OCI layout or docker archive (tar, may be compressed). Returns their
@@ -150,6 +176,25 @@ impl ImageService {
     /// What an operator should know, in sentences; empty if all is well.
     pub fn conditions(&self) -> Vec<String> {
         self.inner.store.conditions()
+    }
+}
+
+/// After the machine went down under the store: the disk may have lied about what was durable.
+async fn verify_recent(inner: Arc<Inner>) {
+    let mut subjects = inner.store.subjects();
+    let newest = subjects.iter().map(|subject| subject.committed).max();
+    subjects.retain(|subject| Some(subject.committed.saturating_add(RECENT)) >= newest);
+    tracing::info!(
+        layers = subjects.len(),
+        "verifying the last layers after an unclean shutdown"
+    );
+    match verify::verify(&inner, subjects, true).await {
+        Ok(found) => tracing::info!(
+            layers = found.layers,
+            broken = found.faults.len(),
+            "the last layers are verified"
+        ),
+        Err(error) => tracing::warn!(%error, "the last layers are not verified"),
     }
 }
 

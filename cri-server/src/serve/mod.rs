@@ -156,6 +156,9 @@ async fn drain(cx: &Arc<Context>, socket: &std::path::Path) {
     if timeout(DRAIN, cx.operations.drain()).await.is_err() {
         tracing::warn!("operations are still in flight; the next start undoes what they leave");
     }
+    if let Err(error) = cx.images.close().await {
+        tracing::warn!(%error, "the next start after a reboot verifies the newest layers");
+    }
     let _ = std::fs::remove_file(socket);
     if cx.store.pods().is_empty() {
         cx.cni.cleanup().await;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::records::{Change, ImageRecord, LayerRecord};
 use super::staging::open_dir;
@@ -56,6 +57,7 @@ impl Store {
         let mut change = Change::default();
         let names = self.place_layers(&pulled.layers, &mut change)?;
         if any_new {
+            sync_directory(&self.tar_splits)?;
             sync_directory(&self.layers)?;
         }
         let id = pulled.documents.id.to_string();
@@ -133,11 +135,13 @@ impl Store {
                 Some(name) => name,
                 None => {
                     let name = free_name(&self.state(), &staged.chain);
-                    let name = staged.place(&self.layers, name)?;
+                    let name = staged.place(self, name)?;
                     // Lets garbage collection find the directory if we fail.
                     self.state().put_layer(&name, None);
                     let record = LayerRecord {
                         chain: staged.chain,
+                        diff_id: Some(staged.diff_id),
+                        committed: seconds(SystemTime::now()),
                         bytes: staged.unpacked.written.bytes,
                         inodes: staged.unpacked.written.inodes,
                     };
@@ -227,6 +231,11 @@ fn add(names: &mut Vec<String>, more: &[String]) {
             names.push(name.clone());
         }
     }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |since| since.as_secs())
 }
 
 fn sync_directory(dir: &Path) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! ```text
 //! <root>/images.redb        images, layers, manifests and configs; every commit is durable
 //! <root>/layers/<name>/     one unpacked layer, ready to be an overlay's lower directory
+//! <root>/tar-split/<name>    the rest of that layer's archive
 //! <root>/staging/           layers that are being unpacked; emptied at start
 //! <root>/trash/             what is being deleted; emptied at start
 //! <root>/quarantine/        a database that could not be read
@@ -39,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Image;
 use crate::digest::Digest;
+use crate::verify::Subject;
 use records::Records;
 use state::State;
 use trash::{Janitor, Job};
@@ -55,6 +57,7 @@ pub struct Usage {
 #[derive(Debug)]
 pub(crate) struct Store {
     layers: PathBuf,
+    tar_splits: PathBuf,
     staging: Staging,
     trash: Arc<Trash>,
     janitor: Janitor,
@@ -64,6 +67,13 @@ pub(crate) struct Store {
     /// Containers from before a restart have been heard: layers may be deleted.
     holds_known: AtomicBool,
     conditions: Vec<String>,
+}
+
+/// Where a layer lies.
+#[derive(Debug)]
+pub(crate) struct Places {
+    pub(crate) directory: PathBuf,
+    pub(crate) tar_split: PathBuf,
 }
 
 impl Store {
@@ -77,6 +87,30 @@ impl Store {
 
     pub(crate) fn usage(&self) -> Usage {
         self.state().usage()
+    }
+
+    /// All layers, for whoever looks after them.
+    pub(crate) fn subjects(&self) -> Vec<Subject> {
+        let state = self.state();
+        let mut subjects: Vec<_> = state
+            .layers()
+            .map(|(name, record)| Subject {
+                name: name.clone(),
+                diff_id: record.diff_id,
+                bytes: record.bytes,
+                committed: record.committed,
+            })
+            .collect();
+        subjects.sort_by(|a, b| a.name.cmp(&b.name));
+        subjects
+    }
+
+    /// Images that need the layer.
+    pub(crate) fn users(&self, layer: &str) -> Vec<Arc<Image>> {
+        let state = self.state();
+        let images = state.images();
+        let users = images.filter(|image| image.layers.iter().any(|name| name == layer));
+        users.map(Arc::clone).collect()
     }
 
     pub(crate) fn conditions(&self) -> Vec<String> {
@@ -93,6 +127,11 @@ impl Store {
 
     pub(crate) fn empty_trash_soon(&self) {
         self.janitor.ask(Job::EmptyTrash);
+    }
+
+    /// Deletes those among `layers` that nothing needs.
+    pub(crate) fn sweep_soon(&self, layers: Vec<String>) {
+        self.janitor.ask(Job::Sweep(layers));
     }
 
     /// The layer with this chain id, if it is here, kept from deletion.
@@ -112,6 +151,13 @@ impl Store {
         state.add_holds(layers);
         drop(state);
         Some(LayerHold::new(self, layers.to_vec()))
+    }
+
+    pub(crate) fn places(&self, name: &str) -> Places {
+        Places {
+            directory: self.layers.join(name),
+            tar_split: self.tar_splits.join(name),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

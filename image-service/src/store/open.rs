@@ -22,18 +22,20 @@ impl Store {
     /// # Errors
     /// Only what keeps the disk from being used: a broken database is set aside.
     pub(crate) fn open(root: &Path, same_boot: bool) -> Result<Arc<Self>, Error> {
-        let [layers, staging, trash, quarantine] =
-            ["layers", "staging", "trash", "quarantine"].map(|name| root.join(name));
-        for dir in [&layers, &staging, &trash, &quarantine] {
+        let [layers, tar_splits, staging, trash, quarantine] =
+            ["layers", "tar-split", "staging", "trash", "quarantine"].map(|name| root.join(name));
+        for dir in [&layers, &tar_splits, &staging, &trash, &quarantine] {
             make_private(dir)?;
         }
         let trash = Arc::new(Trash::open(trash)?);
         let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
         let state = recover(&mut opened.records, opened.contents, &layers)?;
+        drop_orphans(&tar_splits, &state, &trash)?;
         let (janitor, jobs) = Janitor::new();
         let store = Arc::new(Self {
             staging: Staging::open(staging, same_boot, Arc::clone(&trash), janitor.clone())?,
             layers,
+            tar_splits,
             trash,
             janitor,
             records: Mutex::new(opened.records),
@@ -98,6 +100,18 @@ fn recover(records: &mut Records, contents: Contents, layers: &Path) -> Result<S
         tracing::warn!(%error, "records of lost images stay");
     }
     Ok(state)
+}
+
+/// A crash between moving a tar-split file and its layer leaves the file alone.
+fn drop_orphans(tar_splits: &Path, state: &State, trash: &Trash) -> Result<(), Error> {
+    for entry in fs::read_dir(tar_splits).at("read", tar_splits)? {
+        let entry = entry.at("read", tar_splits)?;
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| state.has_layer(name)) {
+            trash.take_path(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn image_config(

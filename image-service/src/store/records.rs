@@ -42,6 +42,12 @@ pub(super) struct LayerRecord {
     /// Unit: bytes.
     pub(super) bytes: u64,
     pub(super) inodes: u64,
+    /// `None` if it was unpacked before tar-split files were written.
+    #[serde(default)]
+    pub(super) diff_id: Option<Digest>,
+    /// Unit: seconds since the epoch.
+    #[serde(default)]
+    pub(super) committed: u64,
 }
 
 /// What one transaction changes; `None` removes.

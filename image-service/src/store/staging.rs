@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::LayerHold;
 use super::trash::{Janitor, Job, Trash};
+use super::{LayerHold, Places, Store};
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
 use crate::unpack::{Unpacked, Written};
 
 /// Beside a layer's directory: it is whole. Survives the daemon, not a reboot.
 const DONE: &str = "done";
+/// Beside a layer's directory: see `tar_split`.
+const TAR_SPLIT: &str = "tar-split";
 
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -35,6 +37,7 @@ pub(crate) struct Staging {
 #[derive(Debug, Serialize, Deserialize)]
 struct Done {
     chain: Digest,
+    diff_id: Digest,
     bytes: u64,
     inodes: u64,
     #[serde(default)]
@@ -59,8 +62,9 @@ impl Staging {
         for entry in fs::read_dir(&staging.path).at("read", &staging.path)? {
             let path = entry.at("read", &staging.path)?.path();
             if let Some(extension) = path.extension() {
-                // A mark goes the way of its layer.
-                if extension != DONE || !path.with_extension("").exists() {
+                // What belongs to a layer goes its way.
+                let is_side = extension == DONE || extension == TAR_SPLIT;
+                if !is_side || !path.with_extension("").exists() {
                     drop(staging.guard(path));
                 }
                 continue;
@@ -74,10 +78,11 @@ impl Staging {
                         },
                         implied: done.implied,
                     };
-                    let staged = Staged::new(done.chain, unpacked, staging.guard(path));
+                    let path = staging.guard(path);
+                    let staged = Staged::new(done.chain, done.diff_id, unpacked, path);
                     staging.ready().insert(done.chain, (Instant::now(), staged));
                 }
-                // With its mark, if it has one.
+                // With what belongs to it.
                 _ => drop(staging.guard(path)),
             }
         }
@@ -115,11 +120,13 @@ impl Staging {
     pub(crate) fn complete(
         &self,
         chain: Digest,
+        diff_id: Digest,
         unpacked: Unpacked,
         path: StagedPath,
     ) -> Result<Staged, Error> {
         let done = Done {
             chain,
+            diff_id,
             bytes: unpacked.written.bytes,
             inodes: unpacked.written.inodes,
             implied: unpacked.implied.clone(),
@@ -130,7 +137,7 @@ impl Staging {
             serde_json::to_vec(&done).map_err(|error| Error::content("a layer's mark", error))?;
         fs::write(&aside, text).at("write", &aside)?;
         fs::rename(&aside, &mark).at("rename to", &mark)?;
-        Ok(Staged::new(chain, unpacked, path))
+        Ok(Staged::new(chain, diff_id, unpacked, path))
     }
 
     /// A whole layer that an earlier pull has left.
@@ -205,19 +212,32 @@ impl StagedPath {
         open_dir(&self.path)
     }
 
-    fn place(mut self, to: &Path) -> Result<(), Error> {
-        fs::rename(&self.path, to).at("rename a layer to", to)?;
+    /// The empty file for what is kept of the layer's archive. Goes with the directory.
+    pub(crate) fn tar_split(&self) -> Result<File, Error> {
+        let path = self.path.with_extension(TAR_SPLIT);
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        options.open(&path).at("make", &path)
+    }
+
+    fn place(mut self, places: &Places) -> Result<(), Error> {
+        let tar_split = self.path.with_extension(TAR_SPLIT);
+        fs::rename(tar_split, &places.tar_split)
+            .at("rename a tar-split file to", &places.tar_split)?;
+        fs::rename(&self.path, &places.directory).at("rename a layer to", &places.directory)?;
         self.placed = true;
-        self.unmark();
+        self.remove_sides();
         Ok(())
     }
 
-    fn unmark(&self) {
-        match fs::remove_file(self.path.with_extension(DONE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "a layer's mark stays; the next start removes it");
+    fn remove_sides(&self) {
+        for extension in [DONE, TAR_SPLIT] {
+            match fs::remove_file(self.path.with_extension(extension)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, "a layer's mark stays; the next start removes it");
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }
@@ -227,7 +247,7 @@ impl Drop for StagedPath {
         if self.placed {
             return;
         }
-        self.unmark();
+        self.remove_sides();
         if let Err(error) = self.trash.take_path(&self.path) {
             tracing::warn!(%error, "staging not cleaned; the next start does it");
         }
@@ -240,6 +260,7 @@ impl Drop for StagedPath {
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) chain: Digest,
+    pub(super) diff_id: Digest,
     pub(super) unpacked: Unpacked,
     place: Mutex<Place>,
     /// Set once recorded: the others that wait must find it still there.
@@ -255,9 +276,10 @@ enum Place {
 }
 
 impl Staged {
-    fn new(chain: Digest, unpacked: Unpacked, path: StagedPath) -> Self {
+    fn new(chain: Digest, diff_id: Digest, unpacked: Unpacked, path: StagedPath) -> Self {
         Self {
             chain,
+            diff_id,
             unpacked,
             place: Mutex::new(Place::Staging(path)),
             hold: OnceLock::new(),
@@ -287,11 +309,11 @@ impl Staged {
         }
     }
 
-    /// Blocks. Moves it into `layers`, unless that was done already, and returns its name there.
-    pub(super) fn place(&self, layers: &Path, name: String) -> Result<String, Error> {
+    /// Blocks. Moves it among the layers, unless that was done already, and returns its name there.
+    pub(super) fn place(&self, store: &Store, name: String) -> Result<String, Error> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *place, Place::Lost) {
-            Place::Staging(path) => path.place(&layers.join(&name))?,
+            Place::Staging(path) => path.place(&store.places(&name))?,
             Place::Layers(name) => {
                 *place = Place::Layers(name.clone());
                 return Ok(name);

@@ -140,8 +140,27 @@ impl State {
             return;
         };
         if let Some(record) = layer.record {
-            self.chains.remove(&record.chain);
+            self.forget_chain(&record.chain, name);
         }
+    }
+
+    /// Nothing but what uses the layer now will.
+    pub(super) fn distrust(&mut self, name: &str) {
+        let layer = self.layers.get_mut(name);
+        if let Some(record) = layer.and_then(|layer| layer.record.take()) {
+            self.forget_chain(&record.chain, name);
+        }
+    }
+
+    fn forget_chain(&mut self, chain: &Digest, name: &str) {
+        if self.chains.get(chain).is_some_and(|owner| owner == name) {
+            self.chains.remove(chain);
+        }
+    }
+
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&String, &LayerRecord)> {
+        let layers = self.layers.iter();
+        layers.filter_map(|(name, layer)| Some((name, layer.record.as_ref()?)))
     }
 
     pub(super) fn add_holds(&mut self, names: &[String]) {
@@ -227,6 +246,8 @@ mod tests {
                 chain: Digest::of(name.as_bytes()),
                 bytes: 4096,
                 inodes: 2,
+                diff_id: None,
+                committed: 0,
             };
             state.put_layer(name, Some(record));
         }

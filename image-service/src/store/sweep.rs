@@ -43,6 +43,17 @@ impl Store {
         Ok(())
     }
 
+    /// Blocks. Takes a broken layer out of service: what uses it keeps it, and a pull gets it anew. An image that
+    /// still needs it at the next start is dropped then.
+    pub(crate) fn distrust(&self, layer: &str) -> Result<(), Error> {
+        let mut records = self.records();
+        let mut change = Change::default();
+        change.layers.push((layer.to_owned(), None));
+        records.write(&change)?;
+        self.state().distrust(layer);
+        Ok(())
+    }
+
     /// Blocks: deletes the layers among `names`, or among all, that nothing needs.
     pub(super) fn sweep(&self, names: Option<&[String]>) -> Result<(), Error> {
         if !self.holds_known.load(Ordering::Acquire) {
@@ -74,7 +85,9 @@ impl Store {
         };
         let mut change = Change::default();
         for name in &unused {
-            self.trash.take_path(&self.layers.join(name))?;
+            let places = self.places(name);
+            self.trash.take_path(&places.directory)?;
+            self.trash.take_path(&places.tar_split)?;
             change.layers.push((name.clone(), None));
         }
         if change.layers.is_empty() {

@@ -97,6 +97,15 @@ impl<R: Read> Archive<R> {
         &self.reader
     }
 
+    /// Behind the end mark.
+    pub(crate) fn into_source(self) -> R {
+        self.reader
+    }
+
+    pub(super) fn source_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
     /// Reads the current member's data.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let want = usize::try_from(self.left).unwrap_or(usize::MAX);

@@ -12,10 +12,11 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::archive::{Archive, Kind, Member};
-use super::name::{self, Name};
+use super::name::Name;
 use super::sparse::Map;
 use super::tree::{Attributes, Tree};
 use super::{Fault, Unpacked};
+use crate::tar_split::Capture;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -23,19 +24,53 @@ const AUFS: &[u8] = b".wh..wh.";
 const COPY: usize = 128 << 10;
 
 pub(super) fn apply_all(
-    archive: &mut Archive<impl Read>,
+    archive: &mut Archive<Capture<impl Read>>,
     mut tree: Tree<'_>,
 ) -> Result<Unpacked, Fault> {
     let mut buffer = vec![0; COPY];
     while let Some(member) = archive.next()? {
         apply(archive, &mut tree, &member, &mut buffer)
             .map_err(|refusal| refusal.into_fault(member.name))?;
+        if let Some(path) = tree.take_superseded() {
+            archive.source_mut().superseded(&path);
+        }
     }
     tree.finish().map_err(|error| Fault::Entry {
         name: b"/".to_vec(),
         reason: "its directories' times cannot be set".to_owned(),
         source: Some(error.into()),
     })
+}
+
+/// What an entry's name asks for.
+pub(crate) enum Change {
+    /// aufs kept its own accounts in layers; they mean nothing to others.
+    Nothing,
+    /// What the layers below have by this name is hidden.
+    Whiteout(Name),
+    /// All that the layers below have in this directory is hidden.
+    Opaque(Vec<u8>),
+    Entry(Name),
+}
+
+/// # Errors
+/// A name that no entry may have.
+pub(crate) fn change_of(member: &Member) -> Result<Change, &'static str> {
+    let name = Name::parse(&member.name)?;
+    if name.last == OPAQUE {
+        return Ok(Change::Opaque(name.parent));
+    }
+    if name.last.starts_with(AUFS) {
+        return Ok(Change::Nothing);
+    }
+    match name.last.strip_prefix(WHITEOUT) {
+        None => Ok(Change::Entry(name)),
+        Some(b"" | b"." | b"..") => Err("a whiteout of no file"),
+        Some(hidden) => Ok(Change::Whiteout(Name {
+            last: hidden.to_vec(),
+            parent: name.parent,
+        })),
+    }
 }
 
 /// Why an entry is not applied; [`apply_all`] adds its name.
@@ -89,15 +124,17 @@ impl<T> Step<T> for Result<T, Errno> {
 }
 
 fn apply(
-    archive: &mut Archive<impl Read>,
+    archive: &mut Archive<Capture<impl Read>>,
     tree: &mut Tree<'_>,
     member: &Member,
     buffer: &mut [u8],
 ) -> Result<(), Refusal> {
-    let name = name::parse(&member.name).map_err(Refusal::Because)?;
-    if name.last.starts_with(WHITEOUT) {
-        return whiteout(tree, &name);
-    }
+    let name = match change_of(member).map_err(Refusal::Because)? {
+        Change::Nothing => return Ok(()),
+        Change::Opaque(directory) => return tree.make_opaque(&directory).step("mark opaque"),
+        Change::Whiteout(hidden) => return tree.whiteout(&hidden).step("mknod"),
+        Change::Entry(name) => name,
+    };
     let attributes = attributes(member)?;
     if name.is_root() {
         return match member.kind {
@@ -110,7 +147,7 @@ fn apply(
         Kind::File { sparse } => file(archive, tree, &name, &attributes, sparse.as_ref(), buffer),
         Kind::Symlink { target } => tree.symlink(&name, target, &attributes).step("symlink"),
         Kind::Hardlink { target } => {
-            let target = name::parse(target)
+            let target = Name::parse(target)
                 .map_err(|_| Refusal::Because("its hard link leads out of the layer"))?;
             let source = tree.find(&target).step("find")?;
             tree.hardlink(&name, source, &target.last).step("link")
@@ -138,7 +175,7 @@ fn node(
 }
 
 fn file(
-    archive: &mut Archive<impl Read>,
+    archive: &mut Archive<Capture<impl Read>>,
     tree: &mut Tree<'_>,
     name: &Name,
     attributes: &Attributes<'_>,
@@ -146,6 +183,7 @@ fn file(
     buffer: &mut [u8],
 ) -> Result<(), Refusal> {
     let file = tree.create(name).step("create")?;
+    archive.source_mut().begin_file();
     let mut at = 0;
     let mut stored = 0;
     let mut fragments = sparse.map(|map| map.fragments.iter());
@@ -179,35 +217,17 @@ fn file(
             break;
         }
     }
+    let whole = [(0, stored)];
+    let fragments = sparse.map_or(&whole[..], |map| &map.fragments);
+    archive.source_mut().end_file(&name.path(), fragments);
     if let Some(map) = sparse {
         rustix::fs::ftruncate(&file, map.real_size).step("truncate")?;
     }
     tree.close(&file, stored, attributes).step("set")
 }
 
-fn whiteout(tree: &mut Tree<'_>, name: &Name) -> Result<(), Refusal> {
-    if name.last == OPAQUE {
-        return tree.make_opaque(&name.parent).step("mark opaque");
-    }
-    if name.last.starts_with(AUFS) {
-        // aufs kept its own accounts in layers; they mean nothing to others.
-        return Ok(());
-    }
-    let hidden = name.last[WHITEOUT.len()..].to_vec();
-    match &hidden[..] {
-        b"" | b"." | b".." => Err(Refusal::Because("a whiteout of no file")),
-        _ => {
-            let hidden = Name {
-                parent: name.parent.clone(),
-                last: hidden,
-            };
-            tree.whiteout(&hidden).step("mknod")
-        }
-    }
-}
-
 /// Labels (security.selinux, security.ima, ...) are this host's business, not the image's.
-pub(super) fn is_kept(xattr: &[u8]) -> bool {
+pub(crate) fn is_kept(xattr: &[u8]) -> bool {
     xattr.starts_with(b"user.")
         || xattr == b"security.capability"
         || xattr.starts_with(b"system.posix_acl_")

@@ -24,9 +24,13 @@ mod inflate;
 
 mod name;
 
-pub(crate) use archive::{Archive, Kind};
+pub(crate) use archive::{Archive, Kind, Member};
+pub(crate) use entry::{Change, change_of, is_kept};
 pub(crate) use implied::mend;
+pub(crate) use name::Name;
+pub(crate) use tree::OPAQUE;
 
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -37,9 +41,12 @@ use sha2::{Digest as _, Sha256};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::store::Trash;
+use crate::tar_split::Capture;
 use tree::Tree;
 
 const BUFFER: usize = 128 << 10;
+/// Of a file system: what files take is counted in these.
+const BLOCK: u64 = 4096;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A zstd file may begin with a frame to skip, as zstd:chunked's do. The low nibble is free.
@@ -76,6 +83,8 @@ pub(crate) enum Fault {
     Stream(io::Error),
     /// The bytes are no tar archive.
     Archive(&'static str),
+    /// What is kept of the archive cannot be written.
+    TarSplit(io::Error),
     Entry {
         name: Vec<u8>,
         reason: String,
@@ -83,8 +92,8 @@ pub(crate) enum Fault {
     },
 }
 
-/// Unpacks into the empty directory `root`; what is replaced on the way goes to `trash`, which must
-/// be on the same file system.
+/// Unpacks into the empty directory `root`, and writes the rest of the archive to the empty file `tar_split`; what is
+/// replaced on the way goes to `trash`, which must be on the same file system.
 ///
 /// # Errors
 /// DigestMismatch, InvalidContent (which names the entry), NoSpace. `root` is then of no use.
@@ -92,10 +101,11 @@ pub(crate) fn layer(
     source: impl Read + Send,
     expected: &Expected,
     root: OwnedFd,
+    tar_split: File,
     trash: &Trash,
 ) -> Result<Unpacked, Error> {
     let mut blob = Tap::new(source);
-    let outcome = content(&mut blob, Tree::new(root, trash));
+    let outcome = content(&mut blob, Tree::new(root, trash), tar_split);
     let subject = format!("layer {}", expected.diff_id);
     let (got, unpacked) = match outcome {
         Ok(done) => done,
@@ -128,13 +138,23 @@ fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(),
     }
 }
 
-fn content(blob: &mut (impl Read + Send), tree: Tree<'_>) -> Result<(Digest, Unpacked), Fault> {
+fn content(
+    blob: &mut (impl Read + Send),
+    tree: Tree<'_>,
+    tar_split: File,
+) -> Result<(Digest, Unpacked), Fault> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
     thread::scope(|scope| {
         let inflated = inflate::ahead(scope, &mut blob).map_err(Fault::Stream)?;
-        let mut diff = BufReader::with_capacity(BUFFER, Tap::new(inflated));
-        let unpacked = entry::apply_all(&mut Archive::new(&mut diff), tree)?;
-        io::copy(&mut diff, &mut io::sink()).map_err(Fault::Stream)?;
+        let diff = BufReader::with_capacity(BUFFER, Tap::new(inflated));
+        let mut archive = Archive::new(Capture::new(diff, tar_split));
+        let mut unpacked = entry::apply_all(&mut archive, tree)?;
+        let mut capture = archive.into_source();
+        io::copy(&mut capture, &mut io::sink()).map_err(Fault::Stream)?;
+        let (diff, tar_split) = capture.finish().map_err(Fault::TarSplit)?;
+        let size = tar_split.metadata().map_err(Fault::TarSplit)?.len();
+        unpacked.written.bytes += size.next_multiple_of(BLOCK);
+        unpacked.written.inodes += 1;
         Ok((Digest::finish(diff.into_inner().hash), unpacked))
     })
 }
@@ -176,6 +196,7 @@ impl Fault {
         match self {
             Self::Stream(error) => error.to_string(),
             Self::Archive(reason) => reason.to_owned(),
+            Self::TarSplit(error) => error.to_string(),
             Self::Entry { reason, .. } => reason,
         }
     }
@@ -187,6 +208,12 @@ impl Fault {
                 _ => Error::content(format!("layer {diff_id}"), source),
             },
             Self::Archive(reason) => Error::content(format!("layer {diff_id}"), reason),
+            Self::TarSplit(source) => Error::Entry {
+                layer: diff_id.to_string(),
+                entry: "/".to_owned(),
+                reason: format!("write its tar-split file: {source}"),
+                source: Some(source),
+            },
             Self::Entry {
                 name,
                 reason,
@@ -226,10 +253,7 @@ impl<R: Read> Read for Tap<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs::{self, File},
-        os::unix::fs::MetadataExt,
-    };
+    use std::{fs, os::unix::fs::MetadataExt};
 
     use tar::{Builder, EntryType, Header};
 
@@ -271,6 +295,11 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
+    fn apply(bytes: &[u8], tree: Tree<'_>) -> Result<Unpacked, Fault> {
+        let capture = Capture::new(bytes, tempfile::tempfile().unwrap());
+        entry::apply_all(&mut Archive::new(capture), tree)
+    }
+
     /// Tools that write archives by hand leave fields empty that are 0; Go's reader takes that, so do its users.
     #[test]
     fn an_empty_number_is_zero() {
@@ -291,7 +320,7 @@ mod tests {
         let root = site.path().join("layer");
         fs::create_dir(&root).unwrap();
         let tree = Tree::new(File::open(&root).unwrap().into(), &trash);
-        entry::apply_all(&mut Archive::new(&bytes[..]), tree).unwrap();
+        apply(&bytes, tree).unwrap();
         let file = fs::metadata(root.join("file")).unwrap();
         assert_eq!((file.mode() & 0o7777, file.len()), (0o640, 0));
         assert_eq!((file.uid(), file.gid(), file.mtime()), (0, 0, 0));
@@ -333,7 +362,7 @@ mod tests {
             let root = site.path().join("layer");
             fs::create_dir(&root).unwrap();
             let tree = Tree::new(File::open(&root).unwrap().into(), &trash);
-            done += usize::from(entry::apply_all(&mut Archive::new(&bytes[..]), tree).is_ok());
+            done += usize::from(apply(&bytes, tree).is_ok());
             fs::remove_dir_all(&root).unwrap();
             let beside = fs::read_dir(site.path()).unwrap().count();
             assert_eq!(beside, 1, "something appeared beside the layer");

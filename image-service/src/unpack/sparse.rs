@@ -17,7 +17,7 @@ const BROKEN: Fault = Fault::Archive("a sparse file's map is broken");
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Map {
-    pub(super) real_size: u64,
+    pub(crate) real_size: u64,
     /// Offset and length, ascending, apart from each other.
     pub(super) fragments: Vec<(u64, u64)>,
 }

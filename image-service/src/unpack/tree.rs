@@ -15,13 +15,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::name::Name;
-use super::{Unpacked, Written};
+use super::{BLOCK, Unpacked, Written};
 use crate::store::Trash;
 
-const BLOCK: u64 = 4096;
 /// What ext4 keeps in the inode itself.
 const SHORT_SYMLINK: usize = 59;
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
@@ -34,6 +33,8 @@ pub(super) struct Tree<'a> {
     written: Written,
     /// Directories that no entry has spoken of so far.
     implied: HashSet<Vec<u8>>,
+    /// Where something was in the way of the last entry.
+    superseded: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -57,6 +58,7 @@ impl<'a> Tree<'a> {
                 inodes: 1,
             },
             implied: HashSet::from([Vec::new()]),
+            superseded: None,
         }
     }
 
@@ -75,7 +77,7 @@ impl<'a> Tree<'a> {
     ) -> Result<(), Errno> {
         let parent = self.parent(&name.parent)?;
         if !self.make_directory(&parent, &name.last)? {
-            self.clear(&parent, &name.last)?;
+            self.clear(&parent, name)?;
             self.make_directory(&parent, &name.last)?;
         }
         let directory = fs::openat(
@@ -215,6 +217,11 @@ impl<'a> Tree<'a> {
         fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())
     }
 
+    /// What the last entry replaced.
+    pub(super) fn take_superseded(&mut self) -> Option<Vec<u8>> {
+        self.superseded.take()
+    }
+
     /// Sets what had to wait for the last entry.
     pub(super) fn finish(mut self) -> Result<Unpacked, Errno> {
         for (path, mtime) in std::mem::take(&mut self.times) {
@@ -243,18 +250,19 @@ impl<'a> Tree<'a> {
         let parent = self.parent(&name.parent)?;
         match make(&parent, &name.last) {
             Err(Errno::EXIST) => {
-                self.clear(&parent, &name.last)?;
+                self.clear(&parent, name)?;
                 make(&parent, &name.last)
             }
             other => other,
         }
     }
 
-    fn clear(&mut self, parent: &OwnedFd, last: &[u8]) -> Result<(), Errno> {
+    fn clear(&mut self, parent: &OwnedFd, name: &Name) -> Result<(), Errno> {
         // The kept parent may be what goes.
         self.parent = None;
-        match fs::unlinkat(parent, last, AtFlags::empty()) {
-            Err(Errno::ISDIR) => self.trash.take(parent, last),
+        self.superseded = Some(name.path());
+        match fs::unlinkat(parent, &name.last[..], AtFlags::empty()) {
+            Err(Errno::ISDIR) => self.trash.take(parent, &name.last),
             other => other,
         }
     }

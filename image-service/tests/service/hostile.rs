@@ -45,6 +45,7 @@ impl Attack {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert_eq!(fs::metadata(&victim).unwrap().nlink(), 1);
         self.site.assert_clean();
+        self.site.assert_verified().await;
         pulled.map(|image| self.site.top_layer(&image.id))
     }
 

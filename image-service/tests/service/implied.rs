@@ -63,6 +63,7 @@ fn check(
             let found = looks(&site.top_layer(&reference).join(path));
             assert_eq!(found, *want, "{path}: {:o} is not {:o}", found.0, want.0);
         }
+        site.assert_verified().await;
         site
     }
 }

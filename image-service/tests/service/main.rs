@@ -22,3 +22,4 @@ mod registry;
 mod resume;
 mod site;
 mod tree;
+mod verify;

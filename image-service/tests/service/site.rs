@@ -87,6 +87,12 @@ impl Site {
             .count()
     }
 
+    /// Every layer is what its archive was.
+    pub(crate) async fn assert_verified(&self) {
+        let found = self.images.verify(false).await.unwrap();
+        assert!(found.faults.is_empty(), "{:#?}", found.faults);
+    }
+
     /// No unfinished work, and no layer but those of the images that are listed.
     pub(crate) fn assert_clean(&self) {
         let images = self.images.list();
@@ -98,10 +104,11 @@ impl Site {
                 entries(&self.root().join("staging")).len(),
                 entries(&self.root().join("trash")).len(),
                 entries(&self.root().join("layers")).len(),
+                entries(&self.root().join("tar-split")).len(),
             ];
-            (found == [0, 0, layers.len()])
+            (found == [0, 0, layers.len(), layers.len()])
                 .then_some(())
-                .ok_or(format!("staging, trash, layers: {found:?}"))
+                .ok_or(format!("staging, trash, layers, tar-splits: {found:?}"))
         });
         if images.is_empty() {
             assert_eq!(self.images.usage(), corten_image::Usage::default());
