@@ -40,6 +40,8 @@ pub enum Error {
     },
     #[error("{subject}: {reason}")]
     Unsupported { subject: String, reason: String },
+    #[error("image {0:?} is not on this node; pull or load it first")]
+    NotHere(String),
     #[error("hosts file {}: {reason}", path.display())]
     HostsFile { path: PathBuf, reason: String },
     #[error("{op} {}", path.display())]
@@ -91,6 +93,7 @@ impl Error {
             Self::Registry { attempts, .. } => attempts
                 .last()
                 .map_or(ErrorKind::RegistryUnavailable, |attempt| attempt.kind),
+            Self::NotHere(_) => ErrorKind::NotFound,
             Self::Digest { .. } => ErrorKind::DigestMismatch,
             Self::Content { .. } => ErrorKind::InvalidContent,
             Self::Entry { source, .. } => match source {

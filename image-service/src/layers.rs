@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -76,14 +76,15 @@ impl Layers {
     /// All layers, bottom first. The first failure stops the others.
     pub(crate) async fn get(&self, wanted: Vec<Wanted>) -> Result<Vec<Ready>, Error> {
         let mut tasks = JoinSet::new();
+        let spool = Spool::default();
         let mut below = None;
         for (index, wanted) in wanted.into_iter().enumerate() {
             let chain = Digest::chain(below.as_ref(), &wanted.diff_id);
             below = Some(chain);
             let layers = self.clone();
-            let meter = wanted.meter();
+            let (meter, spool) = (wanted.meter(), spool.clone());
             tasks.spawn(async move {
-                let layer = layers.get_one(chain, wanted).await;
+                let layer = layers.get_one(chain, wanted, &spool).await;
                 if let Some(meter) = meter {
                     meter.enter(Phase::Done);
                 }
@@ -97,6 +98,10 @@ impl Layers {
                 Ok(layer) => gathered.layers[index] = Some(layer),
                 Err(error) => {
                     gathered.is_worth_keeping = is_passing(&error);
+                    tasks.shutdown().await;
+                    if !gathered.is_worth_keeping {
+                        spool.empty().await?;
+                    }
                     return Err(error);
                 }
             }
@@ -104,7 +109,7 @@ impl Layers {
         Ok(gathered.take())
     }
 
-    async fn get_one(&self, chain: Digest, wanted: Wanted) -> Result<Ready, Error> {
+    async fn get_one(&self, chain: Digest, wanted: Wanted, spool: &Spool) -> Result<Ready, Error> {
         let slot = self.slot(chain);
         let mut in_hand = slot.lock().await;
         // In this order: a layer is in the store before the pull that had it in hand lets go of it.
@@ -122,7 +127,7 @@ impl Layers {
         let Ok(_permit) = self.downloads.acquire().await else {
             return Err(Error::Stopped("getting a layer"));
         };
-        let staged = Arc::new(self.fetch(chain, wanted).await?);
+        let staged = Arc::new(self.fetch(chain, wanted, spool).await?);
         *in_hand = Arc::downgrade(&staged);
         Ok(Ready::Staged(staged))
     }
@@ -137,7 +142,7 @@ impl Layers {
         Arc::clone(slot)
     }
 
-    async fn fetch(&self, chain: Digest, wanted: Wanted) -> Result<Staged, Error> {
+    async fn fetch(&self, chain: Digest, wanted: Wanted, spool: &Spool) -> Result<Staged, Error> {
         let diff_id = wanted.diff_id;
         match wanted.source {
             Source::Registry {
@@ -154,17 +159,13 @@ impl Layers {
                     partial: partial.await?,
                     meter,
                 };
+                spool.add(&download.partial);
                 let staged = self.download(chain, diff_id, &session, &download).await;
                 // What has come is worth something to a later pull only if it was right so far.
                 let is_kept =
                     staged.as_ref().is_err_and(is_passing) && download.partial.present() > 0;
                 if !is_kept {
-                    let partial = Arc::clone(&download.partial);
-                    let deletion = move || {
-                        partial.remove();
-                        Ok(())
-                    };
-                    blocking("deleting a blob", deletion).await?;
+                    spool.delete(download.partial).await?;
                 }
                 staged
             }
@@ -277,6 +278,39 @@ impl Drop for Gathered<'_> {
             }
         }
     }
+}
+
+/// The blobs that one pull has in hand. Deleting large files takes its time.
+#[derive(Debug, Clone, Default)]
+struct Spool(Arc<Mutex<Vec<Arc<Partial>>>>);
+
+impl Spool {
+    fn add(&self, partial: &Arc<Partial>) {
+        self.lock().push(Arc::clone(partial));
+    }
+
+    async fn delete(&self, partial: Arc<Partial>) -> Result<(), Error> {
+        self.lock().retain(|other| !Arc::ptr_eq(other, &partial));
+        delete(vec![partial]).await
+    }
+
+    async fn empty(&self) -> Result<(), Error> {
+        let all = std::mem::take(&mut *self.lock());
+        delete(all).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Partial>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn delete(partials: Vec<Arc<Partial>>) -> Result<(), Error> {
+    blocking("deleting blobs", move || {
+        partials.iter().for_each(|partial| partial.doom());
+        drop(partials);
+        Ok(())
+    })
+    .await
 }
 
 /// Ends the reader's waiting, however the download ends.

@@ -11,6 +11,8 @@ mod pull;
 
 mod load;
 
+mod save;
+
 mod layers;
 
 mod content;
@@ -27,6 +29,8 @@ mod manifest;
 
 mod platform;
 
+mod pins;
+
 mod config;
 
 mod registry;
@@ -35,16 +39,21 @@ mod unpack;
 
 mod tar_split;
 
+mod tap;
+
 mod store;
 
 mod verify;
+
+mod space;
 
 mod error;
 
 pub use config::{Image, ImageConfig};
 pub use error::{Attempt, Error, ErrorKind};
-pub use progress::{LayerProgress, Phase};
+pub use progress::{LayerProgress, Phase, Progress};
 pub use registry::Auth;
 pub use service::{ImageService, Options};
+pub use space::{DiskUsage, Inspection, LayerUsage};
 pub use store::{LayerHold, Usage};
 pub use verify::{ImageRepair, LayerFault, Verification};

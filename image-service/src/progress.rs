@@ -43,20 +43,23 @@ impl Pulls {
         progress
     }
 
-    pub(crate) fn of(&self, reference: &str) -> Option<Vec<LayerProgress>> {
+    pub(crate) fn of(&self, reference: &str) -> Option<Arc<Progress>> {
         let pulls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pull = pulls.get(reference)?.upgrade()?;
-        drop(pulls);
-        let layers = pull.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(layers.iter().map(|layer| layer.now()).collect())
+        pulls.get(reference)?.upgrade()
     }
 }
 
-/// One pull's layers, bottom first; empty until its manifest is here.
+/// How far one pull is; goes on telling when the pull is over.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Vec<Arc<Meter>>>);
+pub struct Progress(Mutex<Vec<Arc<Meter>>>);
 
 impl Progress {
+    /// Bottom first; empty until the image's manifest is here.
+    pub fn layers(&self) -> Vec<LayerProgress> {
+        let layers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.iter().map(|layer| layer.now()).collect()
+    }
+
     pub(crate) fn layer(&self, digest: Digest, size: u64) -> Arc<Meter> {
         let meter = Arc::new(Meter {
             digest,
@@ -110,12 +113,13 @@ mod tests {
     #[test]
     fn a_pull_is_seen_while_it_runs() {
         let pulls = Pulls::default();
-        assert_eq!(pulls.of("app"), None);
+        assert!(pulls.of("app").is_none());
         let pull = pulls.begin("app");
-        assert_eq!(pulls.of("app"), Some(Vec::new()));
+        let seen = pulls.of("app").unwrap();
+        assert_eq!(seen.layers(), []);
         let meter = pull.layer(Digest::of(b"x"), 10);
         let now = || {
-            let layer = pulls.of("app").unwrap().remove(0);
+            let layer = seen.layers().remove(0);
             (layer.fetched, layer.phase)
         };
         assert_eq!(now(), (0, Phase::Waiting));
@@ -127,6 +131,8 @@ mod tests {
         meter.enter(Phase::Done);
         assert_eq!(now(), (10, Phase::Done));
         drop(pull);
-        assert_eq!(pulls.of("app"), None);
+        assert_eq!(now(), (10, Phase::Done));
+        drop(seen);
+        assert!(pulls.of("app").is_none());
     }
 }

@@ -10,9 +10,12 @@ use crate::content::Content;
 use crate::error::Error;
 use crate::layers::Layers;
 use crate::load;
-use crate::progress::{LayerProgress, Pulls};
+use crate::pins::Pins;
+use crate::progress::{Progress, Pulls};
 use crate::pull;
 use crate::registry::{Auth, Registry};
+use crate::save;
+use crate::space::{self, DiskUsage, Inspection};
 use crate::store::{LayerHold, Store, Usage};
 use crate::verify::{self, RECENT, Shutdown, Verification};
 
@@ -30,6 +33,8 @@ pub struct Options {
     pub progress_timeout: Duration,
     /// What a pull has got before it failed or was killed waits this long for the next one.
     pub resume_window: Duration,
+    /// Names of images that are pinned; `*` stands for any characters.
+    pub pinned: Vec<String>,
 }
 
 /// How often to look for what nobody came back for.
@@ -44,6 +49,7 @@ pub struct ImageService {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
+    pub(crate) content: Content,
     pub(crate) registry: Registry,
     pub(crate) layers: Layers,
     pub(crate) pulls: Pulls,
@@ -57,10 +63,10 @@ impl ImageService {
     /// # Errors
     /// If the root cannot be used, or another process uses it.
     pub async fn open(options: Options) -> Result<Self, Error> {
-        let root = options.root;
+        let (root, pins) = (options.root, Pins::new(&options.pinned));
         let opening = move || {
             let content = Content::open(root.join("content"))?;
-            let store = Store::open(&root, content.is_same_boot())?;
+            let store = Store::open(&root, content.is_same_boot(), pins)?;
             Ok((store, content, Shutdown::begin(&root)?))
         };
         let (store, content, (shutdown, was_clean)) =
@@ -73,12 +79,13 @@ impl ImageService {
         ));
         let layers = Layers::new(
             Arc::clone(&store),
-            content,
+            content.clone(),
             options.max_concurrent_downloads,
         );
         let inner = Arc::new(Inner {
             layers,
             store,
+            content,
             registry: Registry::new(options.certs_dirs, options.progress_timeout),
             pulls: Pulls::default(),
             shutdown,
@@ -107,8 +114,8 @@ impl ImageService {
         pull::pull(&self.inner, reference, auth).await
     }
 
-    /// The layers of the pull of `reference` that runs now, bottom first; empty until its manifest is here.
-    pub fn progress(&self, reference: &str) -> Option<Vec<LayerProgress>> {
+    /// The pull of `reference` that runs now.
+    pub fn progress(&self, reference: &str) -> Option<Arc<Progress>> {
         self.inner.pulls.of(reference)
     }
 
@@ -128,6 +135,50 @@ impl ImageService {
     /// Content, Digest, Unsupported, Io. Images before the broken one are loaded.
     pub async fn load(&self, archive: &Path) -> Result<Vec<String>, Error> {
         load::load(&self.inner, archive).await
+    }
+
+    /// Writes the images to one archive, an OCI layout that is a docker archive too, with layers made again from what is
+    /// unpacked, uncompressed: ids stay, manifests are new. `archive` is replaced once all is written.
+    ///
+    /// # Errors
+    /// NotFound; Content, if a layer is broken or cannot be made again; Io.
+    pub async fn save(&self, references: &[String], archive: &Path) -> Result<(), Error> {
+        let store = Arc::clone(&self.inner.store);
+        let (references, archive) = (references.to_vec(), archive.to_owned());
+        blocking("saving images", move || {
+            save::save(&store, &references, &archive)
+        })
+        .await
+    }
+
+    /// All that is known of an image; `None` if it is not here.
+    ///
+    /// # Errors
+    /// Records, if the database cannot be read.
+    pub async fn inspect(&self, reference: &str) -> Result<Option<Inspection>, Error> {
+        let store = Arc::clone(&self.inner.store);
+        let reference = reference.to_owned();
+        blocking("reading the image", move || {
+            space::inspect(&store, &reference)
+        })
+        .await
+    }
+
+    /// Where the disk goes.
+    ///
+    /// # Errors
+    /// Io.
+    pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking("counting", move || {
+            space::usage(&inner.store, &inner.content)
+        })
+        .await
+    }
+
+    /// From memory: what removing these images, by id, gives back. Unit: bytes.
+    pub fn freed_by(&self, ids: &[String]) -> u64 {
+        self.inner.store.freed_by(ids)
     }
 
     /// From memory.
@@ -184,6 +235,9 @@ async fn verify_recent(inner: Arc<Inner>) {
     let mut subjects = inner.store.subjects();
     let newest = subjects.iter().map(|subject| subject.committed).max();
     subjects.retain(|subject| Some(subject.committed.saturating_add(RECENT)) >= newest);
+    if subjects.is_empty() {
+        return;
+    }
     tracing::info!(
         layers = subjects.len(),
         "verifying the last layers after an unclean shutdown"

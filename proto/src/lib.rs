@@ -16,7 +16,11 @@ pub mod cri {
 
 /// The command line's private service; `admin/v1/admin.proto`.
 #[cfg(feature = "grpc")]
-#[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
+#[expect(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 pub mod admin {
     tonic::include_proto!("corten.admin.v1");
 }

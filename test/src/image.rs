@@ -97,6 +97,24 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
     archive_of_layers(dir, &[&fs::read(layer)?], config, name)
 }
 
+/// A tar of one file, `noise-<number>`, that does not compress, and differs from number to number.
+pub fn noise(number: usize, mib: u64) -> Result<Vec<u8>> {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64 + number as u64;
+    let mut content = Vec::new();
+    while (content.len() as u64) < mib << 20 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        content.extend_from_slice(&seed.to_le_bytes());
+    }
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut header, format!("noise-{number}"), &content[..])?;
+    Ok(tar.into_inner()?)
+}
+
 /// An OCI archive of an image with these tars as its layers, bottom first.
 pub fn archive_of_layers(
     dir: &Path,

@@ -24,25 +24,6 @@ fn setting(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// A tar of one file that does not compress, and differs from layer to layer.
-fn layer(number: usize, mib: u64) -> Vec<u8> {
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64 + number as u64;
-    let mut content = Vec::new();
-    while (content.len() as u64) < mib << 20 {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        content.extend_from_slice(&seed.to_le_bytes());
-    }
-    let mut header = tar::Header::new_ustar();
-    header.set_mode(0o644);
-    header.set_size(content.len() as u64);
-    let mut tar = tar::Builder::new(Vec::new());
-    tar.append_data(&mut header, format!("noise-{number}"), &content[..])
-        .unwrap();
-    tar.into_inner().unwrap()
-}
-
 /// Bytes of blobs that the registry has sent so far.
 fn sent(node: &Node) -> u64 {
     let log = fs::read_to_string(node.dir().join("registry.log")).unwrap();
@@ -63,7 +44,9 @@ async fn killed_pulls_are_resumed() {
     node.write_hosts(ADDRESS, &format!("server = \"http://{ADDRESS}\"\n"))
         .unwrap();
     let mib = setting("CORTEN_PULL_MIB", 64) / LAYERS as u64;
-    let layers: Vec<_> = (0..LAYERS).map(|number| layer(number, mib)).collect();
+    let layers: Vec<_> = (0..LAYERS)
+        .map(|number| image::noise(number, mib).unwrap())
+        .collect();
     let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
     let config = serde_json::json!({});
     let archive = image::archive_of_layers(node.dir(), &layers, &config, "noise:1").unwrap();

@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     config::{self, Config, Flags},
@@ -46,8 +46,10 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Load, list and remove images of a running daemon
+    /// Pull, list, check and remove images of a running daemon
     Image(image::Arguments),
+    /// Print a script that completes commands in a shell
+    Completions { shell: clap_complete::Shell },
     /// Show the version
     Version,
 }
@@ -86,9 +88,18 @@ pub(crate) fn run() -> ExitCode {
             }
         }
         Command::Image(arguments) => match image::run(arguments) {
-            Ok(text) => print(&text),
+            Ok((text, is_good)) => match (print(&text), is_good) {
+                (ExitCode::SUCCESS, false) => ExitCode::FAILURE,
+                (code, _) => code,
+            },
             Err(error) => fail(&error, 1),
         },
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "corten", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
         Command::Version => print(&format!("corten {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

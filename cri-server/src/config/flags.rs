@@ -74,6 +74,9 @@ struct LimitFlags {
     /// Seconds that a failed pull's bytes wait for the next pull
     #[arg(long, value_name = "SECONDS")]
     pull_resume_window: Option<u64>,
+    /// Name of an image to keep; `*` stands for any characters; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pinned_image: Vec<String>,
     /// Processes per container where the request has no limit
     #[arg(long, value_name = "N")]
     pids_limit: Option<u32>,
@@ -135,6 +138,9 @@ impl LimitFlags {
             &mut config.image.pull_resume_window,
             &self.pull_resume_window,
         );
+        if !self.pinned_image.is_empty() {
+            config.image.pinned.clone_from(&self.pinned_image);
+        }
         set(&mut config.container.pids_limit, &self.pids_limit);
         set(&mut config.container.log_line_max, &self.log_line_max);
         set(&mut config.container.nofile_soft, &self.nofile_soft);

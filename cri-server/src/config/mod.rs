@@ -55,6 +55,7 @@ pub(crate) struct Image {
     pub(crate) pull_progress_timeout: u64,
     /// Seconds.
     pub(crate) pull_resume_window: u64,
+    pub(crate) pinned: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -290,6 +291,7 @@ impl Default for Image {
             max_concurrent_downloads: 3,
             pull_progress_timeout: 300,
             pull_resume_window: 900,
+            pinned: Vec::new(),
         }
     }
 }

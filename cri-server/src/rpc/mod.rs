@@ -35,6 +35,7 @@ use corten_proto::cri::{
     self, image_service_server::ImageService, runtime_service_server::RuntimeService,
 };
 use prost::Message;
+pub(crate) use pull_image::handle as pull_image;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Response, Status, codegen::BoxStream};
 

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
 };
 
-pub(super) async fn handle(
+pub(crate) async fn handle(
     cx: &Arc<Context>,
     request: cri::PullImageRequest,
 ) -> Result<cri::PullImageResponse> {

@@ -17,6 +17,7 @@ pub(crate) use partial::Partial;
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -83,6 +84,17 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// Blocks. Bytes on disk of all that waits for a pull.
+    pub(crate) fn usage(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.path).at("read", &self.path)? {
+            let entry = entry.at("read", &self.path)?;
+            // It may have gone meanwhile.
+            bytes += entry.metadata().map_or(0, |found| found.blocks() * 512);
+        }
+        Ok(bytes)
     }
 
     fn is_in_use(&self, name: &str) -> bool {

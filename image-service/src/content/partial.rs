@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Guard;
@@ -24,6 +25,7 @@ pub(crate) struct Partial {
     size: u64,
     state: Mutex<State>,
     changed: Condvar,
+    doomed: AtomicBool,
     _in_use: Guard,
 }
 
@@ -67,6 +69,7 @@ impl Partial {
                 resumed,
             }),
             changed: Condvar::new(),
+            doomed: AtomicBool::new(false),
             _in_use: in_use,
         })
     }
@@ -131,8 +134,12 @@ impl Partial {
         Ok(())
     }
 
-    /// Blocks. Deletes the files; those who have them open may go on.
-    pub(crate) fn remove(&self) {
+    /// Deletes the files when the last user is done.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    fn remove(&self) {
         for path in [&map_path(&self.path), &self.path] {
             if let Err(error) = fs::remove_file(path) {
                 tracing::debug!(%error, path = %path.display(), "a partial blob is not deleted");
@@ -151,6 +158,14 @@ impl Partial {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Relaxed) {
+            self.remove();
+        }
     }
 }
 

@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Image;
 use crate::digest::Digest;
+use crate::error::Error;
 use crate::verify::Subject;
 use records::Records;
 use state::State;
@@ -87,6 +88,26 @@ impl Store {
 
     pub(crate) fn usage(&self) -> Usage {
         self.state().usage()
+    }
+
+    /// Blocks. A manifest or config, byte for byte.
+    pub(crate) fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        self.records().document(digest)
+    }
+
+    /// The digest of the image's manifest, if it came with one.
+    pub(crate) fn manifest_of(&self, id: &str) -> Option<Digest> {
+        self.state().record(id)?.manifest
+    }
+
+    /// See [`State::freed_by`].
+    pub(crate) fn freed_by(&self, ids: &[String]) -> u64 {
+        self.state().freed_by(ids)
+    }
+
+    /// See [`State::without_image`].
+    pub(crate) fn without_image(&self) -> (u64, u64) {
+        self.state().without_image()
     }
 
     /// All layers, for whoever looks after them.

@@ -15,13 +15,14 @@ use super::trash::{self, Janitor, Job, Trash};
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
+use crate::pins::Pins;
 
 impl Store {
     /// Blocks.
     ///
     /// # Errors
     /// Only what keeps the disk from being used: a broken database is set aside.
-    pub(crate) fn open(root: &Path, same_boot: bool) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(root: &Path, same_boot: bool, pins: Pins) -> Result<Arc<Self>, Error> {
         let [layers, tar_splits, staging, trash, quarantine] =
             ["layers", "tar-split", "staging", "trash", "quarantine"].map(|name| root.join(name));
         for dir in [&layers, &tar_splits, &staging, &trash, &quarantine] {
@@ -29,7 +30,8 @@ impl Store {
         }
         let trash = Arc::new(Trash::open(trash)?);
         let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
-        let state = recover(&mut opened.records, opened.contents, &layers)?;
+        let mut state = State::new(pins);
+        recover(&mut opened.records, opened.contents, &layers, &mut state)?;
         drop_orphans(&tar_splits, &state, &trash)?;
         let (janitor, jobs) = Janitor::new();
         let store = Arc::new(Self {
@@ -66,8 +68,12 @@ fn make_private(dir: &Path) -> Result<(), Error> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("chmod", dir)
 }
 
-fn recover(records: &mut Records, contents: Contents, layers: &Path) -> Result<State, Error> {
-    let mut state = State::default();
+fn recover(
+    records: &mut Records,
+    contents: Contents,
+    layers: &Path,
+    state: &mut State,
+) -> Result<(), Error> {
     let mut gone = Change::default();
     // Directories without a record may be under a container that still runs: found here, kept until
     // garbage is collected.
@@ -85,7 +91,7 @@ fn recover(records: &mut Records, contents: Contents, layers: &Path) -> Result<S
         }
     }
     for (id, record) in contents.images {
-        match image_config(records, &state, &id, &record) {
+        match image_config(records, state, &id, &record) {
             Ok(config) => state.put_image(&id, record, config),
             Err(reason) => {
                 tracing::warn!(image = id, reason, "image is incomplete and dropped");
@@ -99,7 +105,7 @@ fn recover(records: &mut Records, contents: Contents, layers: &Path) -> Result<S
         // With a full disk the records stay; the next start says the same.
         tracing::warn!(%error, "records of lost images stay");
     }
-    Ok(state)
+    Ok(())
 }
 
 /// A crash between moving a tar-split file and its layer leaves the file alone.

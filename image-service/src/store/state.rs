@@ -7,6 +7,7 @@ use super::Usage;
 use super::records::{ImageRecord, LayerRecord};
 use crate::config::{Image, ImageConfig};
 use crate::digest::Digest;
+use crate::pins::Pins;
 use crate::reference::{Reference, Version};
 
 /// Fewer digits are too likely to be part of a name that someone mistyped.
@@ -14,6 +15,7 @@ const MIN_SHORT_ID: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
+    pins: Pins,
     images: BTreeMap<String, Entry>,
     /// Tags and digests to ids.
     names: HashMap<String, String>,
@@ -35,6 +37,13 @@ struct Layer {
 }
 
 impl State {
+    pub(super) fn new(pins: Pins) -> Self {
+        Self {
+            pins,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn images(&self) -> impl Iterator<Item = &Arc<Image>> {
         self.images.values().map(|entry| &entry.image)
     }
@@ -93,7 +102,10 @@ impl State {
             size: record.documents_size + self.layers_size(&record.layers),
             config,
             layers: record.layers.clone(),
-            pinned: record.pinned,
+            pinned: record.pinned
+                || self
+                    .pins
+                    .hold(record.repo_tags.iter().chain(&record.repo_digests)),
         });
         self.images.insert(id.to_owned(), Entry { image, record });
     }
@@ -212,6 +224,41 @@ impl State {
             usage.bytes += entry.record.documents_size;
         }
         usage
+    }
+
+    /// What goes with these images, if nothing else needs it. Unit: bytes.
+    pub(super) fn freed_by(&self, ids: &[String]) -> u64 {
+        let (going, staying): (Vec<_>, Vec<_>) =
+            self.images.iter().partition(|(id, _)| ids.contains(id));
+        let kept: HashSet<&String> = staying
+            .iter()
+            .flat_map(|(_, entry)| &entry.record.layers)
+            .collect();
+        let mut layers: HashSet<&String> = going
+            .iter()
+            .flat_map(|(_, entry)| &entry.record.layers)
+            .collect();
+        layers.retain(|name| {
+            let holds = self.layers.get(*name).map_or(0, |layer| layer.holds);
+            holds == 0 && !kept.contains(name)
+        });
+        let documents = going.iter().map(|(_, entry)| entry.record.documents_size);
+        let layers: Vec<String> = layers.into_iter().cloned().collect();
+        documents.sum::<u64>() + self.layers_size(&layers)
+    }
+
+    /// Directories of layers that no image needs, and their bytes as far as they are known.
+    pub(super) fn without_image(&self) -> (u64, u64) {
+        let used: HashSet<&String> = self
+            .images
+            .values()
+            .flat_map(|entry| &entry.record.layers)
+            .collect();
+        let unused = self.layers.iter().filter(|(name, _)| !used.contains(name));
+        unused.fold((0, 0), |(count, bytes), (_, layer)| {
+            let size = layer.record.as_ref().map_or(0, |record| record.bytes);
+            (count + 1, bytes + size)
+        })
     }
 
     fn layers_size(&self, names: &[String]) -> u64 {

@@ -36,11 +36,11 @@ use std::os::fd::OwnedFd;
 use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
-use sha2::{Digest as _, Sha256};
 
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::store::Trash;
+use crate::tap::Tap;
 use crate::tar_split::Capture;
 use tree::Tree;
 
@@ -131,7 +131,7 @@ pub(crate) fn layer(
 }
 
 fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(), Error> {
-    let got = Digest::finish(blob.hash);
+    let (got, _) = blob.finish();
     match &expected.blob {
         Some(want) if *want != got => Err(Error::digest(format!("blob of {subject}"), want, &got)),
         _ => Ok(()),
@@ -155,7 +155,7 @@ fn content(
         let size = tar_split.metadata().map_err(Fault::TarSplit)?.len();
         unpacked.written.bytes += size.next_multiple_of(BLOCK);
         unpacked.written.inodes += 1;
-        Ok((Digest::finish(diff.into_inner().hash), unpacked))
+        Ok((diff.into_inner().finish().0, unpacked))
     })
 }
 
@@ -225,29 +225,6 @@ impl Fault {
                 source,
             },
         }
-    }
-}
-
-/// Hashes what passes.
-struct Tap<R> {
-    source: R,
-    hash: Sha256,
-}
-
-impl<R> Tap<R> {
-    fn new(source: R) -> Self {
-        Self {
-            source,
-            hash: Sha256::new(),
-        }
-    }
-}
-
-impl<R: Read> Read for Tap<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        Ok(read)
     }
 }
 

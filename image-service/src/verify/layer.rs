@@ -5,14 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-
-use sha2::{Digest as _, Sha256};
 
 use super::entry::{Look, Places};
 use super::walk;
 use crate::digest::Digest;
+use crate::tap::Tap;
 use crate::tar_split::{Event, Rebuilt};
 use crate::unpack::{Archive, Fault};
 
@@ -39,10 +38,7 @@ pub(super) fn check(
     let mut check = Check::default();
     let mut events = Vec::new();
     let rebuilt = Rebuilt::new(tar_split, layer.as_fd(), |event| events.push(event))?;
-    let mut archive = Archive::new(Tap {
-        source: rebuilt,
-        hash: Sha256::new(),
-    });
+    let mut archive = Archive::new(Tap::new(rebuilt));
     let mut places = Places::new(layer);
     loop {
         let member = match archive.next() {
@@ -68,8 +64,7 @@ pub(super) fn check(
     }
     let mut tap = archive.into_source();
     io::copy(&mut tap, &mut io::sink())?;
-    let got = Digest::finish(tap.hash);
-    drop(tap.source);
+    let (got, _) = tap.finish();
     for event in events {
         match event {
             Event::Superseded(path) => check.superseded(&path),
@@ -161,18 +156,5 @@ impl Check {
             })
             .map(|(_, found)| found.clone())
             .collect()
-    }
-}
-
-struct Tap<R> {
-    source: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Tap<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        Ok(read)
     }
 }

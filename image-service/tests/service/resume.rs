@@ -173,7 +173,8 @@ async fn a_big_layer_comes_over_several_connections_and_once() {
     let pull = tokio::spawn(async move { images.pull(&name_of_it, None).await });
     let mut seen = None;
     while !pull.is_finished() {
-        let layers = site.images.progress(&reference).unwrap_or_default();
+        let progress = site.images.progress(&reference);
+        let layers = progress.map_or_else(Vec::new, |progress| progress.layers());
         seen = layers
             .into_iter()
             .find(|layer| layer.phase != Phase::Waiting)
