@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
+use corten_proto::cri::{
+    self, NamespaceMode, image_service_client::ImageServiceClient,
+    runtime_service_client::RuntimeServiceClient,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -18,6 +21,7 @@ const EXEC_TIMEOUT: i64 = 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
 }
 
 /// What pods of one measurement have in common.
@@ -65,7 +69,8 @@ impl Client {
             .await
             .context("connect")?;
         let mut client = Client {
-            runtime: RuntimeServiceClient::new(channel),
+            runtime: RuntimeServiceClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel),
         };
         client.version().await?;
         Ok(client)
@@ -74,6 +79,24 @@ impl Client {
     pub(crate) async fn version(&mut self) -> Result<cri::VersionResponse> {
         let version = self.runtime.version(cri::VersionRequest::default()).await;
         Ok(version.context("Version")?.into_inner())
+    }
+
+    pub(crate) async fn pull_image(&mut self, name: &str) -> Result<()> {
+        let request = cri::PullImageRequest {
+            image: Some(image(name)),
+            ..Default::default()
+        };
+        self.images.pull_image(request).await.context("PullImage")?;
+        Ok(())
+    }
+
+    pub(crate) async fn remove_image(&mut self, name: &str) -> Result<()> {
+        let request = cri::RemoveImageRequest {
+            image: Some(image(name)),
+        };
+        let removed = self.images.remove_image(request).await;
+        removed.context("RemoveImage")?;
+        Ok(())
     }
 
     /// RunPodSandbox, CreateContainer and StartContainer, one after the other. `name` is new.
@@ -191,6 +214,13 @@ impl Client {
     }
 }
 
+fn image(name: &str) -> cri::ImageSpec {
+    cri::ImageSpec {
+        image: name.to_owned(),
+        ..Default::default()
+    }
+}
+
 fn namespaces(network: NamespaceMode) -> cri::NamespaceOption {
     cri::NamespaceOption {
         network: network.into(),
@@ -277,10 +307,7 @@ fn container_config(kind: &PodKind) -> cri::ContainerConfig {
             name: "main".to_owned(),
             attempt: 0,
         }),
-        image: Some(cri::ImageSpec {
-            image: kind.image.clone(),
-            ..Default::default()
-        }),
+        image: Some(image(&kind.image)),
         command: owned(&["sleep", "1000000"]),
         log_path: "main.log".to_owned(),
         linux: Some(cri::LinuxContainerConfig {

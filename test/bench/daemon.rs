@@ -161,6 +161,8 @@ impl Setup {
              snapshotter = 'overlayfs'\n\
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\n\
              sandbox = {image:?}\n\
+             [plugins.'io.containerd.cri.v1.images'.registry]\n\
+             config_path = {certs:?}\n\
              [plugins.'io.containerd.cri.v1.runtime']\n\
              restrict_oom_score_adj = true\n\
              [plugins.'io.containerd.cri.v1.runtime'.cni]\n\
@@ -174,6 +176,7 @@ impl Setup {
             root = root.join("root"),
             state = state.join("state"),
             image = IMAGE,
+            certs = root.join("certs.d"),
             cni = self.cni_dir,
             net = root.join("net.d"),
             runc = self.containerd_dir.join("runc"),

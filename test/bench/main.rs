@@ -3,7 +3,7 @@
 //! ```text
 //!   isolation    private mounts, network, process ids and cgroups, all gone at the end
 //!   daemon, cri  the two sides, and equal requests to both
-//!   latency, memory, sync_calls, mount_table   one file a measurement
+//!   latency, memory, sync_calls, mount_table, pull   one file a measurement
 //!   samples, report   figures, Markdown, requirements
 //! ```
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod daemon;
 mod latency;
 mod memory;
 mod mount_table;
+mod pull;
 mod sync_calls;
 
 mod report;
@@ -45,6 +46,8 @@ const EXEC: Operation = Operation {
 const PODS: usize = 100;
 const SHORT_PODS: usize = 20;
 const SYNC_PODS: usize = 20;
+const PULLS: usize = 5;
+const SHORT_PULLS: usize = 2;
 const MEMORY: memory::Range = memory::Range { few: 10, many: 60 };
 const SHORT_MEMORY: memory::Range = memory::Range { few: 5, many: 15 };
 
@@ -78,6 +81,9 @@ struct Options {
     /// Durable data while the bench runs; on a file system that can hold overlays
     #[arg(long)]
     root: PathBuf,
+    /// The registry storage with the image to pull; what `hack/bench-image` prints
+    #[arg(long)]
+    pull_storage: Option<PathBuf>,
     /// Where the Markdown goes, besides the standard output
     #[arg(long)]
     output: PathBuf,
@@ -91,6 +97,8 @@ enum Measurement {
     Memory,
     Sync,
     Mounts,
+    /// Only if it is named: its image takes minutes to make
+    Pull,
 }
 
 impl Options {
@@ -165,8 +173,11 @@ fn keep_logs_on_error<T>(measured: Result<T>, setup: &Setup) -> Result<T> {
 }
 
 async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
-    let archive = setup.write_image()?;
     let mut report = Report::default();
+    if options.only.contains(&Measurement::Pull) {
+        pulls(options, setup, &mut report).await?;
+    }
+    let archive = setup.write_image()?;
     let mut sides = Vec::new();
     for runtime in options.sides() {
         let daemon = setup.start(runtime).await?;
@@ -183,6 +194,22 @@ async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
         one_side_alone(options, setup, runtime, &mut report).await?;
     }
     Ok((head, report))
+}
+
+async fn pulls(options: &Options, setup: &Setup, report: &mut Report) -> Result<()> {
+    let storage = options.pull_storage.as_deref();
+    let storage = storage.context("--pull-storage is missing")?;
+    report::note("pulls");
+    let rounds = if options.short { SHORT_PULLS } else { PULLS };
+    // A side's folder is a disk of its own meanwhile.
+    let setup = Setup {
+        root: setup.root.join("pull"),
+        state: setup.state.join("pull"),
+        ..setup.clone()
+    };
+    let pulls = pull::in_turns(&setup, &options.sides(), storage, rounds).await?;
+    report.add_pulls(&pulls);
+    Ok(())
 }
 
 async fn latencies(options: &Options, sides: &mut [Daemon], report: &mut Report) -> Result<()> {

@@ -7,11 +7,17 @@ use crate::{
     latency::Latency,
     memory::{Memory, Range},
     mount_table::MountTable,
+    pull::Pulls,
     samples::{Samples, ratio},
 };
 
 /// How many times faster than containerd an operation's 99th percentile has to be.
 const P99_FACTOR: f64 = 8.0;
+/// How many times faster than containerd a large pull has to be, at the median.
+const PULL_FACTOR: f64 = 2.0;
+const PULL_PROCESSOR_FACTOR: f64 = 1.0;
+/// Bytes: VmHWM of the daemon and its children.
+const MAX_PULL_PEAK: u64 = 150 << 20;
 /// Bytes of PSS per running pod in processes of ours.
 const MAX_PER_POD: u64 = 400 << 10;
 /// How many times slower a pod may start on a long mount table.
@@ -88,6 +94,31 @@ impl Report {
                 [&ours.total, &theirs.total].map(Samples::p99),
             );
         }
+    }
+
+    pub(crate) fn add_pulls(&mut self, sides: &[Pulls]) {
+        let side = |runtime| sides.iter().find(move |side| side.runtime == runtime);
+        let both = [side(Runtime::Corten), side(Runtime::Containerd)];
+        let wall = both.map(|side| side.map(|side| side.wall.clone()));
+        self.pull_row("pull, 6 layers", wall, PULL_FACTOR);
+        let processor = both.map(|side| side.map(|side| side.processor.clone()));
+        self.pull_row("– processor time", processor, PULL_PROCESSOR_FACTOR);
+        for side in sides {
+            let limit = Limit {
+                what: "peak memory of the daemon in pulls".to_owned(),
+                got: format!("{:.1} MiB", mebibytes(side.peak)),
+                required: format!("at most {} MiB", MAX_PULL_PEAK >> 20),
+                holds: side.peak <= MAX_PULL_PEAK,
+            };
+            self.limit_row(side.runtime, limit);
+        }
+    }
+
+    fn pull_row(&mut self, name: &str, sides: [Option<Samples>; 2], factor: f64) {
+        if let [Some(ours), Some(theirs)] = &sides {
+            self.check_factor(name, "median", factor, [ours.p50(), theirs.p50()]);
+        }
+        self.latency_row(name, sides, &format!("{factor}x"));
     }
 
     fn latency_row(&mut self, name: &str, sides: [Option<Samples>; 2], required: &str) {

@@ -6,7 +6,7 @@ use std::{
     io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use clap::Args;
@@ -53,7 +53,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
             ])
             .current_dir(root),
     )?;
-    let error = Command::new(target.join("release/corten-bench"))
+    let mut bench = Command::new(target.join("release/corten-bench"));
+    if options
+        .bench
+        .iter()
+        .any(|word| word.to_string_lossy().contains("pull"))
+    {
+        bench.arg("--pull-storage").arg(pull_storage(root)?);
+    }
+    let error = bench
         .arg("--corten-dir")
         .arg(target.join("release"))
         .arg("--containerd-dir")
@@ -68,6 +76,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
         program: "corten-bench".to_owned(),
         source: error,
     })
+}
+
+/// Made at the first time.
+fn pull_storage(root: &Path) -> Result<PathBuf, Error> {
+    let program = root.join("hack/bench-image");
+    let name = || program.display().to_string();
+    let output = Command::new(&program).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|source| Error::Start {
+        program: name(),
+        source,
+    })?;
+    let status = output.status;
+    if !status.success() {
+        return Err(Error::Failed {
+            program: name(),
+            status,
+        });
+    }
+    let path = String::from_utf8_lossy(&output.stdout);
+    Ok(PathBuf::from(path.trim_end()))
 }
 
 /// Where `hack/setup` keeps what it has built.
