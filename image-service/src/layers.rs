@@ -1,6 +1,7 @@
 //! Getting an image's layers, side by side: each is taken from the store, waited for where another
 //! pull has it in hand, or fetched and unpacked.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,6 +28,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// Unit: bytes; 0 where it is not known.
+    fn size(&self) -> u64 {
+        match &self.source {
+            Source::Registry { blob, .. } => blob.size,
+            Source::Archive(..) => 0,
+        }
+    }
+
     fn meter(&self) -> Option<Arc<Meter>> {
         match &self.source {
             Source::Registry { meter, .. } => Some(Arc::clone(meter)),
@@ -78,9 +87,18 @@ impl Layers {
         let mut tasks = JoinSet::new();
         let spool = Spool::default();
         let mut below = None;
-        for (index, wanted) in wanted.into_iter().enumerate() {
-            let chain = Digest::chain(below.as_ref(), &wanted.diff_id);
-            below = Some(chain);
+        let mut chained: Vec<_> = wanted
+            .into_iter()
+            .map(|wanted| {
+                let chain = Digest::chain(below.as_ref(), &wanted.diff_id);
+                below = Some(chain);
+                (chain, wanted)
+            })
+            .enumerate()
+            .collect();
+        // The largest first, so that none of them is alone at the end.
+        chained.sort_by_key(|(_, (_, wanted))| Reverse(wanted.size()));
+        for (index, (chain, wanted)) in chained {
             let layers = self.clone();
             let (meter, spool) = (wanted.meter(), spool.clone());
             tasks.spawn(async move {
@@ -95,7 +113,10 @@ impl Layers {
         while let Some(done) = tasks.join_next().await {
             let (index, layer) = done.map_err(|_| Error::Stopped("getting a layer"))?;
             match layer {
-                Ok(layer) => gathered.layers[index] = Some(layer),
+                Ok(layer) => {
+                    gathered.layers[index] = Some(layer);
+                    self.store.flush_soon();
+                }
                 Err(error) => {
                     gathered.is_worth_keeping = is_passing(&error);
                     tasks.shutdown().await;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, umount2};
 
 use crate::{
     daemon::{Daemon, Runtime, Setup},
@@ -50,7 +51,7 @@ pub(crate) async fn in_turns(
     let mut sides = Vec::new();
     for runtime in runtimes {
         let disk = mount_disk(setup, *runtime)?;
-        write_hosts(&disk)?;
+        write_hosts(&disk.0)?;
         let daemon = setup.start(*runtime).await?;
         let pulls = Pulls {
             runtime: *runtime,
@@ -63,13 +64,14 @@ pub(crate) async fn in_turns(
     for round in 0..rounds {
         report::progress(round, rounds);
         for (daemon, disk, pulls) in &mut sides {
-            one(daemon, disk, pulls).await?;
+            one(daemon, &disk.0, pulls).await?;
         }
     }
     let mut all = Vec::new();
-    for (daemon, _, mut pulls) in sides {
+    for (daemon, disk, mut pulls) in sides {
         pulls.peak = peak(daemon.pid())?;
         daemon.stop().await?;
+        drop(disk);
         all.push(pulls);
     }
     Ok(all)
@@ -139,8 +141,18 @@ async fn serve(setup: &Setup, storage: &Path) -> Result<Registry> {
     Ok(registry)
 }
 
-/// At the folder that [`Setup::start`] uses for this side. Ends with the bench's mounts.
-fn mount_disk(setup: &Setup, runtime: Runtime) -> Result<PathBuf> {
+/// Where one side's disk is mounted, for as long as this lives.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It ends with the bench's mounts at the latest.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// At the folder that [`Setup::start`] uses for this side.
+fn mount_disk(setup: &Setup, runtime: Runtime) -> Result<Disk> {
     let folder = setup.root.join(runtime.name());
     let file = setup.root.join(format!("{}.disk", runtime.name()));
     fs::create_dir_all(&folder).context("create a side's folder")?;
@@ -154,7 +166,7 @@ fn mount_disk(setup: &Setup, runtime: Runtime) -> Result<PathBuf> {
         .args(["-o", "loop"])
         .arg(&file)
         .arg(&folder))?;
-    Ok(folder)
+    Ok(Disk(folder))
 }
 
 fn run(command: &mut Command) -> Result<()> {

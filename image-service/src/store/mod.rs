@@ -34,6 +34,7 @@ pub use hold::LayerHold;
 pub(crate) use staging::{Staged, StagedPath, Staging};
 pub(crate) use trash::Trash;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,7 @@ pub(crate) struct Store {
     /// Containers from before a restart have been heard: layers may be deleted.
     holds_known: AtomicBool,
     conditions: Vec<String>,
+    flushing: Mutex<()>,
 }
 
 /// Where a layer lies.
@@ -148,6 +150,21 @@ impl Store {
 
     pub(crate) fn empty_trash_soon(&self) {
         self.janitor.ask(Job::EmptyTrash);
+    }
+
+    /// Writes to the disk what has come so far, while more comes: what a commit waits for is then short.
+    pub(crate) fn flush_soon(self: &Arc<Self>) {
+        let store = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let Ok(_one) = store.flushing.try_lock() else {
+                // It takes along what has come meanwhile, or the commit does.
+                return;
+            };
+            // The commit does it again, and tells the error.
+            if let Ok(layers) = File::open(&store.layers) {
+                rustix::fs::syncfs(&layers).ok();
+            }
+        });
     }
 
     /// Deletes those among `layers` that nothing needs.

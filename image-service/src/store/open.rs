@@ -43,6 +43,7 @@ impl Store {
             records: Mutex::new(opened.records),
             state: Mutex::new(state),
             holds_known: AtomicBool::new(false),
+            flushing: Mutex::default(),
             conditions: opened.condition.into_iter().collect(),
         });
         let weak = Arc::downgrade(&store);
