@@ -1,5 +1,7 @@
 //! Decodes gzip files from memory, each three times, and prints the best rate of output in MB/s.
 
+#![forbid(unsafe_code)]
+
 use std::time::Instant;
 use std::{env, fs};
 
@@ -44,6 +46,10 @@ fn main() {
             size = decode(&packed);
             best = best.max(size as f64 / 1e6 / began.elapsed().as_secs_f64());
         }
-        println!("{best:.0} MB/s of {:.0} MB from {:.0} MB", size as f64 / 1e6, packed.len() as f64 / 1e6);
+        println!(
+            "{best:.0} MB/s of {:.0} MB from {:.0} MB",
+            size as f64 / 1e6,
+            packed.len() as f64 / 1e6
+        );
     }
 }

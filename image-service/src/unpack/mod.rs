@@ -22,6 +22,8 @@ mod implied;
 
 mod inflate;
 
+mod gzip;
+
 mod name;
 
 pub(crate) use archive::{Archive, Kind, Member};
@@ -34,8 +36,6 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::thread;
-
-use flate2::bufread::MultiGzDecoder;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -163,7 +163,7 @@ fn content(
 pub(crate) fn decode<'a>(source: &'a mut BufReader<impl Read>) -> io::Result<Box<dyn Read + 'a>> {
     match format(source)? {
         Format::Plain => Ok(Box::new(source)),
-        Format::Gzip => Ok(Box::new(MultiGzDecoder::new(source))),
+        Format::Gzip => Ok(Box::new(gzip::Gzip::new(source))),
         Format::Zstd => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(source)?)),
     }
 }

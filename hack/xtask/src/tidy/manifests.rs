@@ -15,7 +15,10 @@ fn packages(tree: &Tree) -> Vec<(&str, &str, Table)> {
     tree.with_extension("toml")
         .filter(|(path, _)| path.ends_with("/Cargo.toml"))
         .map(|(path, text)| (path, text, text.parse::<Table>().unwrap()))
-        .filter(|(_, _, manifest)| manifest.contains_key("package"))
+        // One that is a workspace of its own has nothing to inherit.
+        .filter(|(_, _, manifest)| {
+            manifest.contains_key("package") && !manifest.contains_key("workspace")
+        })
         .collect()
 }
 
