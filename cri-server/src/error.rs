@@ -101,11 +101,11 @@ impl Error {
     /// The kubelet's own word for the failure, which it looks for at the start of the text (cri-api, pkg/errors).
     fn prefix(&self) -> &'static str {
         match self {
-            Self::Image { source, .. }
-                if source.kind() == corten_image::ErrorKind::RegistryUnavailable =>
-            {
-                "RegistryUnavailable: "
-            }
+            Self::Image { source, .. } => match source.kind() {
+                corten_image::ErrorKind::RegistryUnavailable => "RegistryUnavailable: ",
+                corten_image::ErrorKind::SignatureValidationFailed => "SignatureValidationFailed: ",
+                _ => "",
+            },
             Self::Shared(error) => error.prefix(),
             _ => "",
         }
@@ -123,14 +123,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The kubelet reads its own words (`RegistryUnavailable`) only in errors of the code `Unknown`.
+/// The kubelet reads its own words (`RegistryUnavailable`, `SignatureValidationFailed`) only in errors of the code `Unknown`.
 fn image_code(kind: corten_image::ErrorKind) -> Code {
     use corten_image::ErrorKind;
     match kind {
         ErrorKind::InvalidReference => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthorized => Code::PermissionDenied,
-        ErrorKind::RegistryUnavailable => Code::Unknown,
+        ErrorKind::RegistryUnavailable | ErrorKind::SignatureValidationFailed => Code::Unknown,
         ErrorKind::Timeout => Code::DeadlineExceeded,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::DigestMismatch | ErrorKind::InvalidContent | ErrorKind::Unsupported => {

@@ -42,6 +42,8 @@ pub enum Error {
     Unsupported { subject: String, reason: String },
     #[error("image {0:?} is not on this node; pull or load it first")]
     NotHere(String),
+    #[error("image {image}: {reason}")]
+    Policy { image: String, reason: String },
     #[error("hosts file {}: {reason}", path.display())]
     HostsFile { path: PathBuf, reason: String },
     #[error("{op} {}", path.display())]
@@ -68,6 +70,8 @@ pub enum ErrorKind {
     /// No registry answered: refused, timed out, or in trouble (5xx).
     RegistryUnavailable,
     DigestMismatch,
+    /// The policy does not let the image in.
+    SignatureValidationFailed,
     InvalidContent,
     Unsupported,
     /// A transfer began and then made no progress.
@@ -94,6 +98,7 @@ impl Error {
                 .last()
                 .map_or(ErrorKind::RegistryUnavailable, |attempt| attempt.kind),
             Self::NotHere(_) => ErrorKind::NotFound,
+            Self::Policy { .. } => ErrorKind::SignatureValidationFailed,
             Self::Digest { .. } => ErrorKind::DigestMismatch,
             Self::Content { .. } => ErrorKind::InvalidContent,
             Self::Entry { source, .. } => match source {

@@ -35,6 +35,8 @@ mod config;
 
 mod registry;
 
+mod policy;
+
 mod unpack;
 
 mod tar_split;
@@ -51,6 +53,7 @@ mod error;
 
 pub use config::{Image, ImageConfig};
 pub use error::{Attempt, Error, ErrorKind};
+pub use policy::{PolicyRule, Requirement};
 pub use progress::{LayerProgress, Phase, Progress};
 pub use registry::Auth;
 pub use service::{ImageService, Options};

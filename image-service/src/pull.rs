@@ -24,11 +24,15 @@ pub(crate) async fn pull(
 ) -> Result<Arc<Image>, Error> {
     let progress = inner.pulls.begin(reference);
     let reference = Reference::parse(reference)?;
+    inner.policy.admit_name(&reference)?;
     let session = Arc::new(session(inner, &reference, auth).await?);
     let (top, bytes) = session.top().await?;
     let found = search(&session, &reference, top, bytes).await?;
+    let mut digests = vec![top, found.digest];
+    digests.dedup();
+    inner.policy.admit(&session, &reference, &digests).await?;
     let config = session
-        .small_blob(&found.manifest.config, MAX_CONFIG)
+        .small_blob("config", &found.manifest.config, MAX_CONFIG)
         .await?;
     let id = found.manifest.config.digest;
     let document = config::parse(&id, &config)?;

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::layers::Layers;
 use crate::load;
 use crate::pins::Pins;
+use crate::policy::{Policy, PolicyRule};
 use crate::progress::{Progress, Pulls};
 use crate::pull;
 use crate::registry::{Auth, Registry};
@@ -35,6 +36,8 @@ pub struct Options {
     pub resume_window: Duration,
     /// Names of images that are pinned; `*` stands for any characters.
     pub pinned: Vec<String>,
+    /// Whose images may come in; empty for all.
+    pub policy: Vec<PolicyRule>,
 }
 
 /// How often to look for what nobody came back for.
@@ -53,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) layers: Layers,
     pub(crate) pulls: Pulls,
+    pub(crate) policy: Policy,
     shutdown: Shutdown,
 }
 
@@ -88,6 +92,7 @@ impl ImageService {
             content,
             registry: Registry::new(options.certs_dirs, options.progress_timeout),
             pulls: Pulls::default(),
+            policy: Policy::new(options.policy),
             shutdown,
         });
         if is_suspect {

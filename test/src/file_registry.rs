@@ -62,6 +62,11 @@ impl FileRegistry {
         self.repository.join("blobs").join(digest)
     }
 
+    /// The file that lists what refers to a manifest.
+    pub fn referrers(&self, digest: &str) -> PathBuf {
+        self.repository.join("referrers").join(digest)
+    }
+
     /// The digest of the one layer of an image.
     pub fn layer(&self, tag: &str) -> Result<String> {
         layer(&self.manifest(tag))

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use corten_image::{PolicyRule, Requirement};
 pub(crate) use flags::Flags;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,60 @@ pub(crate) struct Image {
     /// Seconds.
     pub(crate) pull_resume_window: u64,
     pub(crate) pinned: Vec<String>,
+    policy: Vec<Rule>,
+}
+
+/// Whose images may be used.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    scope: String,
+    require: Require,
+    #[serde(default)]
+    keys: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Require {
+    Accept,
+    Reject,
+    Sigstore,
+}
+
+impl Image {
+    pub(crate) fn policy(&self) -> Vec<PolicyRule> {
+        let rules = self.policy.iter().map(|rule| PolicyRule {
+            scope: rule.scope.clone(),
+            requirement: match rule.require {
+                Require::Accept => Requirement::Accept,
+                Require::Reject => Requirement::Reject,
+                Require::Sigstore => Requirement::Sigstore {
+                    keys: rule.keys.clone(),
+                },
+            },
+        });
+        rules.collect()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        for rule in &self.policy {
+            let of = |reason| Err(invalid("image.policy", &rule.scope, reason));
+            let path = rule.scope.split_once('/').map_or("", |(_, path)| path);
+            if rule.scope.is_empty() || rule.scope.ends_with('/') || path.contains([':', '@']) {
+                return of(
+                    "want * or a registry with, if need be, the beginning of a name, without a tag",
+                );
+            }
+            if (rule.require == Require::Sigstore) == rule.keys.is_empty() {
+                return of("want keys with sigstore, and only there");
+            }
+            if !rule.keys.iter().all(|key| key.is_absolute()) {
+                return of("want absolute paths as keys");
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -193,6 +248,7 @@ impl Config {
                 "want 1 to 64",
             ));
         }
+        self.image.check()?;
         if !(256..=1 << 20).contains(&self.container.log_line_max) {
             return Err(invalid(
                 "container.log_line_max",
@@ -292,6 +348,7 @@ impl Default for Image {
             pull_progress_timeout: 300,
             pull_resume_window: 900,
             pinned: Vec::new(),
+            policy: Vec::new(),
         }
     }
 }

@@ -94,6 +94,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         progress_timeout: Duration::from_secs(config.image.pull_progress_timeout),
         resume_window: Duration::from_secs(config.image.pull_resume_window),
         pinned: config.image.pinned.clone(),
+        policy: config.image.policy(),
     })
     .await
     .map_err(|source| Error::Image {

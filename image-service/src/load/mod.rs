@@ -67,6 +67,12 @@ async fn load_one(
     archive: &Arc<Archive>,
     found: Found,
 ) -> Result<Vec<String>, Error> {
+    match &found.names[..] {
+        [] => inner.policy.admit_archive(None)?,
+        names => names
+            .iter()
+            .try_for_each(|name| inner.policy.admit_archive(Some(name)))?,
+    }
     let document = config::parse(&found.documents.id, &found.documents.config)?;
     if document.diff_ids.len() != found.layers.len() {
         let reason = format!(

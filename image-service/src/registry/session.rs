@@ -83,9 +83,41 @@ impl Session {
         Ok(bytes)
     }
 
-    /// A blob small enough for memory: the config.
-    pub(crate) async fn small_blob(&self, blob: &Blob, limit: u64) -> Result<Bytes, Error> {
-        let what = format!("config {} of {}", blob.digest, self.reference);
+    /// The document of another tag in the image's repository, if there is one.
+    pub(crate) async fn tag(&self, tag: &str) -> Result<Option<Bytes>, Error> {
+        let what = format!("tag {tag} beside {}", self.reference);
+        self.optional(&what, format!("manifests/{tag}")).await
+    }
+
+    /// The index of manifests that refer to `digest`, if the registry keeps such.
+    ///
+    /// Rule: OCI distribution-spec v1.1, "Listing Referrers".
+    pub(crate) async fn referrers(&self, digest: &Digest) -> Result<Option<Bytes>, Error> {
+        let what = format!("referrers of {}", self.reference);
+        self.optional(&what, format!("referrers/{digest}")).await
+    }
+
+    async fn optional(&self, what: &str, path: String) -> Result<Option<Bytes>, Error> {
+        let get = Get {
+            path,
+            accept: Some(ACCEPT),
+            range: None,
+        };
+        match self.document(what, &get, None, MAX_DOCUMENT).await {
+            Ok((_, bytes)) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A blob small enough for memory. `kind` is what it is: `config`.
+    pub(crate) async fn small_blob(
+        &self,
+        kind: &str,
+        blob: &Blob,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let what = format!("{kind} {} of {}", blob.digest, self.reference);
         if blob.size > limit {
             let reason = format!("{} bytes, the limit is {limit}", blob.size);
             return Err(Error::content(what, reason));

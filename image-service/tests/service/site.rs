@@ -123,6 +123,7 @@ async fn open(dir: &Path, window: Duration) -> Result<ImageService, Error> {
         max_concurrent_downloads: 3,
         progress_timeout: Duration::from_secs(1),
         resume_window: window,
+        policy: Vec::new(),
         pinned: vec!["*/pinned:*".to_owned()],
     })
     .await
