@@ -51,6 +51,9 @@ mod space;
 
 mod error;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 pub use config::{Image, ImageConfig};
 pub use error::{Attempt, Error, ErrorKind};
 pub use policy::{PolicyRule, Requirement};

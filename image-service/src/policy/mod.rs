@@ -14,6 +14,9 @@ mod signature;
 
 mod search;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::path::PathBuf;
 
 use crate::digest::Digest;

@@ -28,7 +28,7 @@ pub(super) struct Signature {
 
 /// Of a signature's manifest, and of an index of referrers. What else they hold is nobody's business here.
 #[derive(Debug, Default, Deserialize)]
-struct Document {
+pub(super) struct Document {
     #[serde(default)]
     layers: Vec<Entry>,
     #[serde(default)]
@@ -99,6 +99,6 @@ pub(super) async fn signatures(session: &Session, image: &Digest) -> Result<Vec<
 }
 
 /// What is no such document has no signature in it.
-fn parse(bytes: &[u8]) -> Document {
+pub(super) fn parse(bytes: &[u8]) -> Document {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

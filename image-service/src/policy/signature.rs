@@ -14,7 +14,7 @@ use crate::reference::Reference;
 const TYPE: &str = "cosign container image signature";
 
 #[derive(Debug, Deserialize)]
-struct Payload {
+pub(super) struct Payload {
     critical: Critical,
 }
 
@@ -52,8 +52,7 @@ pub(super) fn verify(
         .iter()
         .find(|key| key.verifies(&found.payload, &signature))
         .ok_or("a signature is by none of the keys, or what it signs was changed")?;
-    let payload: Payload = serde_json::from_slice(&found.payload)
-        .map_err(|error| format!("a signature is over no simple signing payload: {error}"))?;
+    let payload = parse(&found.payload)?;
     let Critical {
         kind,
         image,
@@ -79,4 +78,9 @@ pub(super) fn verify(
             identity.reference
         )),
     }
+}
+
+pub(super) fn parse(payload: &[u8]) -> Result<Payload, String> {
+    serde_json::from_slice(payload)
+        .map_err(|error| format!("a signature is over no simple signing payload: {error}"))
 }

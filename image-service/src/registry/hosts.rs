@@ -93,7 +93,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Entry>, Error> {
+pub(super) fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Entry>, Error> {
     let broken = |reason: String| Error::HostsFile {
         path: path.to_owned(),
         reason,

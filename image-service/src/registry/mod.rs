@@ -27,6 +27,9 @@ mod proxy;
 
 mod tls;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 pub use auth::Auth;
 pub(crate) use blob::Download;
 pub(crate) use session::Session;

@@ -1,0 +1,8 @@
+//! `hosts.toml`.
+
+#![no_main]
+
+use corten_image::fuzzing;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| fuzzing::hosts(input));
