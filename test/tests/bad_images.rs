@@ -237,3 +237,37 @@ async fn a_layer_cannot_escape() {
     }
     Leftovers::settle(&node, &before).await.unwrap();
 }
+
+/// Unit: bytes. What the daemon needed at most.
+fn high_water(node: &Node) -> u64 {
+    let pid = node.daemon_pid().unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_takes_no_memory() {
+    let node = Node::start().await.unwrap();
+    let registry = FileRegistry::start(&node).unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    for (name, command) in [("gzip", "gzip -1"), ("zstd", "zstd -1 --ultra --long=27")] {
+        let bomb = node.dir().join(name);
+        node.shell(&format!(
+            "cd {} && truncate -s 768M zeros && tar -c zeros | {command} >{name}",
+            node.dir().display()
+        ))
+        .unwrap();
+        // Its diff id is one of a layer that is not compressed.
+        registry
+            .add(name, &fs::read(&bomb).unwrap(), &json!({}))
+            .unwrap();
+        refuse_test(&node, &format!(":{name}"), &["uncompressed content"]).await;
+    }
+    Leftovers::settle(&node, &before).await.unwrap();
+    // The largest window of zstd takes 128 MiB.
+    let high = high_water(&node);
+
+    assert!(high < 256 << 20, "{high} bytes of memory");
+}

@@ -314,10 +314,17 @@ fn number<T: Default>(field: &[u8], value: io::Result<T>) -> Result<T, Fault> {
 
 fn device(header: &Header) -> Result<(u32, u32), Fault> {
     let number = |field: io::Result<Option<u32>>| field.ok().flatten().ok_or(BAD_NUMBER);
-    Ok((
+    let (major, minor) = (
         number(header.device_major())?,
         number(header.device_minor())?,
-    ))
+    );
+    // The kernel would cut them off: include/linux/kdev_t.h.
+    if major >= 1 << 12 || minor >= 1 << 20 {
+        return Err(Fault::Archive(
+            "a device has a number that Linux does not have",
+        ));
+    }
+    Ok((major, minor))
 }
 
 /// Old tars summed signed bytes.

@@ -10,6 +10,7 @@
 
 mod archive;
 mod bad;
+mod corpus;
 mod fake;
 mod hostile;
 mod hosts;
