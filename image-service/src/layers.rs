@@ -138,9 +138,11 @@ impl Layers {
             return Ok(Ready::Staged(staged));
         }
         if let Some(hold) = self.store.hold_chain(&chain) {
+            self.forget_blob(chain, wanted).await?;
             return Ok(Ready::Stored(hold));
         }
         if let Some(staged) = self.store.staging().take(&chain) {
+            self.forget_blob(chain, wanted).await?;
             let staged = Arc::new(staged);
             *in_hand = Arc::downgrade(&staged);
             return Ok(Ready::Staged(staged));
@@ -151,6 +153,15 @@ impl Layers {
         let staged = Arc::new(self.fetch(chain, wanted, spool).await?);
         *in_hand = Arc::downgrade(&staged);
         Ok(Ready::Staged(staged))
+    }
+
+    /// Deletes what a daemon that was killed had yet to delete.
+    async fn forget_blob(&self, chain: Digest, wanted: Wanted) -> Result<(), Error> {
+        let Source::Registry { blob, .. } = wanted.source else {
+            return Ok(());
+        };
+        let content = self.content.clone();
+        blocking("deleting a blob", move || content.forget(&chain, &blob)).await
     }
 
     /// A slot stays as long as somebody waits for it or has its layer in hand, also between fetching and recording it.

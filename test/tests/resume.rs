@@ -1,9 +1,9 @@
 //! A daemon that is killed in the middle of pulls: the next one goes on with what is there.
 //!
-//! `CORTEN_PULL_KILLS` and `CORTEN_PULL_MIB` make it longer and larger.
+//! `CORTEN_PULL_KILLS` makes it longer; `CORTEN_PULL_STORAGE`, a registry's storage by `hack/bench-image`, more real.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{env, fs, time::Duration};
+use std::{env, fs, os::unix::fs::symlink, time::Duration};
 
 use corten_proto::cri;
 use corten_test::{
@@ -16,13 +16,10 @@ use corten_test::{
 use nix::sys::signal::Signal;
 
 const LAYERS: usize = 4;
+const LAYER_MIB: u64 = 16;
 /// What may be asked for twice, in hundredths of what a killed daemon had got, and for each kill what the sockets hold.
 const AGAIN_PERCENT: u64 = 5;
 const IN_SOCKETS: u64 = 4 << 20;
-
-fn setting(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |value| value.parse().unwrap())
-}
 
 /// Bytes of blobs that the registry has sent so far.
 fn sent(node: &Node) -> u64 {
@@ -37,22 +34,33 @@ fn sent(node: &Node) -> u64 {
     sizes.sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_pulls_are_resumed() {
-    let mut node = Node::start().await.unwrap();
-    registry::start(&node, Protection::None).await.unwrap();
+/// A registry with an image, and its name.
+async fn registry(node: &Node) -> String {
+    let large = env::var_os("CORTEN_PULL_STORAGE");
+    if let Some(storage) = &large {
+        symlink(storage, node.dir().join("registry")).unwrap();
+    }
+    registry::start(node, Protection::None).await.unwrap();
     node.write_hosts(ADDRESS, &format!("server = \"http://{ADDRESS}\"\n"))
         .unwrap();
-    let mib = setting("CORTEN_PULL_MIB", 64) / LAYERS as u64;
+    if large.is_some() {
+        return format!("{ADDRESS}/bench/large:1");
+    }
     let layers: Vec<_> = (0..LAYERS)
-        .map(|number| image::noise(number, mib).unwrap())
+        .map(|number| image::noise(number, LAYER_MIB).unwrap())
         .collect();
     let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
     let config = serde_json::json!({});
     let archive = image::archive_of_layers(node.dir(), &layers, &config, "noise:1").unwrap();
-    registry::push(&node, &archive, "noise:1", &[]).unwrap();
+    registry::push(node, &archive, "noise:1", &[]).unwrap();
+    format!("{ADDRESS}/noise:1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_pulls_are_resumed() {
+    let mut node = Node::start().await.unwrap();
     let name = cri::ImageSpec {
-        image: format!("{ADDRESS}/noise:1"),
+        image: registry(&node).await,
         ..Default::default()
     };
     let pull = || cri::PullImageRequest {
@@ -73,8 +81,8 @@ async fn killed_pulls_are_resumed() {
     Leftovers::settle(&node, &before).await.unwrap();
     let size = sent(&node) - pushed;
 
-    let kills = setting("CORTEN_PULL_KILLS", 6);
-    let (mut had, mut again) = (0, 0);
+    let kills = env::var("CORTEN_PULL_KILLS").map_or(6, |kills| kills.parse().unwrap());
+    let (mut had, mut again) = (0u64, 0u64);
     for kill in 0..kills {
         let (mut images, request) = (node.images().await.unwrap(), pull());
         let first = sent(&node);
@@ -99,6 +107,7 @@ async fn killed_pulls_are_resumed() {
         .unwrap();
         had += killed - first;
         again += sent(&node) - first - size;
+        node.corten_image(&["verify"]).unwrap();
         images.remove_image(remove()).await.unwrap();
         Leftovers::settle(&node, &before).await.unwrap();
     }

@@ -61,9 +61,21 @@ impl Content {
 
     /// Blocks. The file for `blob` as the layer `chain`, with what an earlier pull got of it. One user at a time.
     pub(crate) fn partial(&self, chain: &Digest, blob: &Blob) -> Result<Arc<Partial>, Error> {
-        let name = format!("{}-{}", &chain.hex()[..16], blob.digest.hex());
+        let name = name(chain, blob);
         let guard = Guard::take(&self.in_use, name.clone());
         Partial::open(self.path.join(name), blob.size, guard).map(Arc::new)
+    }
+
+    /// Blocks. Deletes what [`Content::partial`] would find, which nobody uses.
+    pub(crate) fn forget(&self, chain: &Digest, blob: &Blob) -> Result<(), Error> {
+        let path = self.path.join(name(chain, blob));
+        for path in [partial::map_path(&path), path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.at("delete", &path)?,
+            }
+        }
+        Ok(())
     }
 
     /// Blocks. Deletes what nobody has written to for `age`.
@@ -126,6 +138,10 @@ impl Drop for Guard {
         let mut names = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         names.remove(&self.name);
     }
+}
+
+fn name(chain: &Digest, blob: &Blob) -> String {
+    format!("{}-{}", &chain.hex()[..16], blob.digest.hex())
 }
 
 fn clear(path: &Path) -> Result<(), Error> {

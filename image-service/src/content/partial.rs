@@ -211,7 +211,7 @@ impl Drop for Reader {
     }
 }
 
-fn map_path(path: &Path) -> PathBuf {
+pub(super) fn map_path(path: &Path) -> PathBuf {
     path.with_extension("map")
 }
 

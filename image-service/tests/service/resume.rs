@@ -81,6 +81,27 @@ fn rest(image: &Image) -> String {
     format!("bytes={}-{last}", 2 * PIECE)
 }
 
+/// A daemon may be killed between taking a layer in and deleting its blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_whose_layer_is_here_goes_with_the_next_pull() {
+    let mut blob = Vec::new();
+    let (registry, _, site) = fail_then_pull(async |site| {
+        let content = site.root().join("content");
+        for name in entries(&content) {
+            blob.push((content.join(&name), fs::read(content.join(&name)).unwrap()));
+        }
+        site
+    })
+    .await;
+    for (path, bytes) in blob {
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(site.partial_blobs(), 1);
+    let reference = format!("{}/app:v1", registry.address);
+    site.images.pull(&reference, None).await.unwrap();
+    assert_eq!(site.partial_blobs(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_pull_goes_on_where_one_failed() {
     let (registry, image, _site) = fail_then_pull(async |site| site).await;
