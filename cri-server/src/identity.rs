@@ -1,6 +1,10 @@
 //! Who is who: ids of objects, of this installation, of this boot.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+};
 
 use corten_proto::id::Id;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -32,11 +36,22 @@ pub(crate) fn instance(root: &Path) -> Result<String> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = random_id()?[..8].to_owned();
-            fs::write(&path, format!("{id}\n")).at("write", &path)?;
+            keep(&path, root, &id)?;
             Ok(id)
         }
         Err(error) => Err(error).at("read", &path),
     }
+}
+
+/// All or nothing of it outlives a power cut: without it the daemon does not start.
+fn keep(path: &Path, root: &Path, id: &str) -> Result<()> {
+    let aside = root.join("instance.new");
+    let mut file = File::create(&aside).at("create", &aside)?;
+    writeln!(file, "{id}").at("write", &aside)?;
+    file.sync_all().at("fsync", &aside)?;
+    fs::rename(&aside, path).at("rename to instance", &aside)?;
+    let root_dir = File::open(root).at("open", root)?;
+    root_dir.sync_all().at("fsync", root)
 }
 
 fn is_instance(text: &str) -> bool {

@@ -116,7 +116,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         source,
     })?;
     let launcher = Launcher::new(config.shim()).map_err(|source| Error::Io {
-        doing: "prepare the shim: set `shim` in the configuration".into(),
+        doing: "prepare the shim".into(),
         source,
     })?;
     let cx = Context {

@@ -46,11 +46,18 @@ impl Launcher {
         let named = |error: io::Error| {
             io::Error::new(
                 error.kind(),
-                format!("shim binary {}: {error}", path.display()),
+                format!(
+                    "shim binary {}: {error}; set `shim` in the configuration",
+                    path.display()
+                ),
             )
         };
         let binary = corten_sys::mount::detached_readonly(&path).map_err(named)?;
-        let template = corten_sys::mount::template()?;
+        let template = corten_sys::mount::template().map_err(|error| {
+            let hint = "a root that is an initramfs cannot be left: switch_root(8) first";
+            let text = format!("the mount namespace that containers start from: {error}; {hint}");
+            io::Error::new(error.kind(), text)
+        })?;
         Ok(Self {
             path,
             binary,
