@@ -3,13 +3,14 @@
 use std::{
     convert::Infallible,
     ffi::OsString,
-    io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
 };
 
 use clap::Args;
+
+use crate::step::{self, Error};
 
 /// What the bench gets; xtask itself has no options here.
 #[derive(Debug, Args)]
@@ -19,28 +20,12 @@ pub(crate) struct Options {
     bench: Vec<OsString>,
 }
 
-/// Why the bench did not start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("start {program}")]
-    Start { program: String, source: io::Error },
-    #[error("{program}: {status}")]
-    Failed { program: String, status: ExitStatus },
-    #[error("no folder for what hack/setup builds: set CORTEN_CACHE or HOME")]
-    NoCache,
-}
-
 /// Builds, then becomes the bench, so that signals and the exit code are the bench's own.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
     let target = root.join("target");
-    finish(
-        Command::new("make")
-            .arg("--silent")
-            .arg("build")
-            .current_dir(root),
-    )?;
-    finish(Command::new(root.join("hack/setup")).arg("bench"))?;
-    finish(
+    step::build(root)?;
+    step::finish(Command::new(root.join("hack/setup")).arg("bench"))?;
+    step::finish(
         Command::new(env!("CARGO"))
             .args([
                 "build",
@@ -105,22 +90,4 @@ fn cache() -> Result<PathBuf, Error> {
     }
     let home = std::env::home_dir().ok_or(Error::NoCache)?;
     Ok(home.join(".cache/corten"))
-}
-
-fn finish(command: &mut Command) -> Result<(), Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    // Build scripts that look at the package cargo runs would run again for this one's sake.
-    for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        {
-            command.env_remove(name);
-        }
-    }
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Error::Failed { program, status }),
-        Err(source) => Err(Error::Start { program, source }),
-    }
 }

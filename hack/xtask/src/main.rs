@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod step;
 
 #[cfg(test)]
 mod tidy;
+mod vm;
 
 use std::{io::Write, path::Path, process::ExitCode};
 
@@ -17,6 +19,9 @@ enum Task {
     /// Measures Corten against containerd with runc
     #[command(disable_help_flag = true)]
     Bench(bench::Options),
+    /// Runs a command in a virtual machine, with the workspace's build
+    #[command(disable_help_flag = true)]
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
         .unwrap_or(Path::new("."));
     let result = match Task::parse() {
         Task::Bench(options) => bench::run(root, &options),
+        Task::Vm(options) => vm::run(root, &options),
     };
     match result {
         Ok(never) => match never {},
