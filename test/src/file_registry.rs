@@ -30,6 +30,15 @@ impl FileRegistry {
         Ok(Self { repository })
     }
 
+    /// What is served, for another server.
+    pub fn root(&self) -> PathBuf {
+        self.repository
+            .ancestors()
+            .nth(2)
+            .unwrap_or(&self.repository)
+            .to_owned()
+    }
+
     /// The name under which the daemon finds a tag, or a digest with its `@`.
     pub fn reference(suffix: &str) -> String {
         format!("{ADDRESS}/test{suffix}")
@@ -37,8 +46,13 @@ impl FileRegistry {
 
     /// Adds an image of one layer, by tag and digest. Returns the digest of its manifest.
     pub fn add(&self, tag: &str, layer: &[u8], config: &Value) -> Result<String> {
+        self.add_layers(tag, &[layer], config)
+    }
+
+    /// The same with several layers, bottom first.
+    pub fn add_layers(&self, tag: &str, layers: &[&[u8]], config: &Value) -> Result<String> {
         let blobs = self.repository.join("blobs");
-        let descriptor = write_image(&blobs, &[layer], config)?;
+        let descriptor = write_image(&blobs, layers, config)?;
         for entry in fs::read_dir(&blobs)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -8,4 +8,6 @@ pub mod leftovers;
 pub mod node;
 pub mod pod;
 pub mod registry;
+pub mod tree;
 pub mod wait;
+pub mod write_log;
