@@ -125,14 +125,19 @@ impl<R: Read> Archive<R> {
     }
 
     fn finish_member(&mut self) -> Result<(), Fault> {
-        let rest = self.left + self.padding;
-        let skipped = io::copy(&mut self.reader.by_ref().take(rest), &mut io::sink());
-        if skipped.map_err(Fault::Stream)? != rest {
+        if self.skip(self.left)? != self.left {
             return Err(TRUNCATED);
         }
         self.left = 0;
+        // umoci ends archives without it.
+        self.skip(self.padding)?;
         self.padding = 0;
         Ok(())
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<u64, Fault> {
+        let skipped = io::copy(&mut self.reader.by_ref().take(bytes), &mut io::sink());
+        skipped.map_err(Fault::Stream)
     }
 
     /// `None` at the end: two blocks of zeros, or simply no more bytes.

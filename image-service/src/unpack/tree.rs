@@ -20,6 +20,10 @@ use crate::store::Trash;
 
 /// What ext4 keeps in the inode itself.
 const SHORT_SYMLINK: usize = 59;
+const EPOCH: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 #[derive(Debug)]
@@ -188,7 +192,11 @@ impl<'a> Tree<'a> {
 
     /// Hides `name` of the layers below. What this layer itself has there stays, alone.
     pub(super) fn whiteout(&mut self, name: &Name) -> Result<(), Errno> {
-        let parent = self.parent(&name.parent)?;
+        let parent = match self.parent(&name.parent) {
+            // What took the directory's place hides all of it. umoci lists what was in it even so.
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            other => other?,
+        };
         let device = fs::makedev(0, 0);
         match fs::mknodat(
             &parent,
@@ -223,15 +231,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Sets what had to wait for the last entry.
-    pub(super) fn finish(mut self) -> Result<Unpacked, Errno> {
-        for (path, mtime) in std::mem::take(&mut self.times) {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            match self.open(&path, flags) {
-                Ok(directory) => fs::futimens(&directory, &times(mtime))?,
-                // A later entry took its place.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(errno),
-            }
+    pub(super) fn finish(self) -> Result<Unpacked, Errno> {
+        // No time is known of these, and a layer is the same wherever it is unpacked.
+        for path in &self.implied {
+            self.set_time(path, EPOCH)?;
+        }
+        for (path, mtime) in &self.times {
+            self.set_time(path, *mtime)?;
         }
         let mut implied: Vec<_> = self.implied.into_iter().collect();
         implied.sort_unstable();
@@ -239,6 +245,20 @@ impl<'a> Tree<'a> {
             written: self.written,
             implied,
         })
+    }
+
+    fn set_time(&self, directory: &[u8], mtime: Timespec) -> Result<(), Errno> {
+        let name = if directory.is_empty() {
+            b"."
+        } else {
+            directory
+        };
+        match self.open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+            Ok(directory) => fs::futimens(&directory, &times(mtime)),
+            // A later entry took its place.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Runs `make`, once more after what is in the way has gone.

@@ -152,12 +152,28 @@ impl<'a> Places<'a> {
     }
 
     fn whiteout(&mut self, name: &Name) -> Verdict {
+        if self.is_no_directory(&name.parent) {
+            return Ok(());
+        }
         let (_, found) = self.stat(name)?;
         match FileType::from_raw_mode(found.st_mode) {
             FileType::CharacterDevice if found.st_rdev == 0 => Ok(()),
             // What the layer itself has there hides what is below.
             FileType::Directory => self.opaque(&name.path()),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether something else is there, or a link that leads to none.
+    fn is_no_directory(&self, path: &[u8]) -> bool {
+        match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                let found = openat2(self.root, path, flags, Mode::empty(), resolve);
+                found.is_err_and(|errno| errno == Errno::LOOP)
+            }
+            other => other.is_err_and(|errno| matches!(errno, Errno::NOTDIR | Errno::LOOP)),
         }
     }
 

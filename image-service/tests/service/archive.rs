@@ -267,6 +267,19 @@ async fn layers_in_many_gzip_members_and_without_an_end_mark() {
     site.assert_clean();
 }
 
+/// umoci's `insert` writes none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_file_needs_no_padding() {
+    let tar = Tar::new().file("a", b"1").bytes()[..513].to_vec();
+    let site = Site::new().await;
+    let registry = Fake::serving(image("cut", &[(tar, Pack::Gzip)]), |_| None).await;
+    let reference = format!("{}/app:v1", registry.address);
+    site.images.pull(&reference, None).await.unwrap();
+    let top = site.top_layer(&reference);
+    assert_eq!(fs::read(top.join("a")).unwrap(), b"1");
+    site.assert_verified().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_tar_writes_is_refused() {
     let zero = |at: usize| {
@@ -278,7 +291,7 @@ async fn what_no_tar_writes_is_refused() {
         (b"not a tar archive at all".repeat(100), "no tar archive"),
         (zero(0), "after the end mark"),
         (
-            Tar::new().file("a", b"1").bytes()[..600].to_vec(),
+            Tar::new().file("a", &[b'1'; 100]).bytes()[..600].to_vec(),
             "ends in the middle",
         ),
         (vec![1], "ends in the middle"),

@@ -296,6 +296,22 @@ fn headers() -> Vec<Case> {
 fn trees() -> Vec<Case> {
     vec![
         contained(
+            "a whiteout in a directory that a file replaced",
+            Tar::new().file("d", b"new").file("d/.wh.x", b""),
+        ),
+        contained(
+            "a whiteout in a directory that a link replaced",
+            Tar::new()
+                .symlink("d", "/nowhere")
+                .file("d/.wh.x", b"")
+                .symlink("l", "l")
+                .file("l/.wh.x", b""),
+        ),
+        contained(
+            "a whiteout in a directory that a file will replace",
+            Tar::new().file("d/.wh.x", b"").file("d", b"new"),
+        ),
+        contained(
             "one name in every type",
             Tar::new()
                 .file("x", b"")

@@ -49,6 +49,12 @@ impl Attack {
         pulled.map(|image| self.site.top_layer(&image.id))
     }
 
+    async fn remove_all(&self) {
+        for image in self.site.images.list() {
+            self.site.images.remove(&image.id).await.unwrap();
+        }
+    }
+
     /// Pulls and expects a refusal that names the entry and has `reason` in it.
     async fn refused(&self, layer: Tar, entry: &str, reason: &str) {
         let error = self.pull(layer).await.unwrap_err();
@@ -101,12 +107,13 @@ async fn writing_through_a_link_to_the_outside() {
         "/proc/1/root",
         "/proc/self/cwd",
     ] {
-        for entry in [
-            "link/new",
-            "link/a/new",
-            "link/.wh.victim",
-            "link/.wh..wh..opq",
-        ] {
+        // The link is all that is left of a directory of the layers below.
+        let whiteout = Tar::new()
+            .symlink("link", link)
+            .file("link/.wh.victim", b"");
+        attack.pull(whiteout).await.unwrap();
+        attack.remove_all().await;
+        for entry in ["link/new", "link/a/new", "link/.wh..wh..opq"] {
             let layer = Tar::new().symlink("link", link).file(entry, b"x");
             attack
                 .refused(layer, entry, "no directory of this layer")

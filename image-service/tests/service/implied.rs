@@ -159,3 +159,16 @@ async fn a_layer_that_is_here_already_counts_as_well() {
     site.images.pull(&reference, None).await.unwrap();
     assert_eq!(looks(&site.top_layer(&reference).join("home")), HOME);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_below_they_have_no_time() {
+    let site = Site::new().await;
+    let layer = Tar::new().file("a/b/c", b"").bytes();
+    let registry = Fake::serving(image("implied", &[(layer, Pack::Gzip)]), |_| None).await;
+    let reference = format!("{}/app:v1", registry.address);
+    site.images.pull(&reference, None).await.unwrap();
+    let top = site.top_layer(&reference);
+    for path in ["", "a", "a/b"] {
+        assert_eq!(fs::metadata(top.join(path)).unwrap().mtime(), 0, "{path}");
+    }
+}
