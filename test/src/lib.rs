@@ -8,6 +8,7 @@ pub mod leftovers;
 pub mod node;
 pub mod pod;
 pub mod registry;
+mod token_server;
 pub mod tree;
 pub mod wait;
 pub mod write_log;

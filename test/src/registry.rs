@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::node::Node;
+use crate::{node::Node, token_server};
 
 /// Nothing else listens in the node's network namespace.
 pub const ADDRESS: &str = "127.0.0.1:5000";
@@ -13,7 +13,7 @@ pub const ADDRESS: &str = "127.0.0.1:5000";
 const LISTEN: &str = ":5000";
 /// The same registry, at an address that a test gives to the node.
 pub const ELSEWHERE: &str = "192.0.2.1:5000";
-/// For [`Protection::Tls`].
+/// For all but [`Protection::None`].
 pub const USER: &str = "tester";
 pub const PASSWORD: &str = "secret";
 /// bcrypt of [`PASSWORD`], by `htpasswd -nB`.
@@ -25,6 +25,8 @@ pub enum Protection {
     None,
     /// HTTPS by `registry-ca.pem` in the node's directory, and a password.
     Tls,
+    /// The same HTTPS, and a token, which a server beside the registry gives for the password.
+    Token,
 }
 
 /// Starts the registry and waits until it answers.
@@ -35,8 +37,13 @@ pub async fn start(node: &Node, protection: Protection) -> Result<()> {
         "storage": { "filesystem": { "rootdirectory": dir.join("registry") } },
         "http": { "addr": LISTEN },
     });
-    if protection == Protection::Tls {
-        protect(node, &mut config)?;
+    if protection != Protection::None {
+        certify(node, &mut config)?;
+    }
+    match protection {
+        Protection::None => {}
+        Protection::Tls => demand_password(node, &mut config)?,
+        Protection::Token => token_server::demand(node, &mut config)?,
     }
     let (file, log) = (dir.join("registry.yml"), dir.join("registry.log"));
     fs::write(&file, config.to_string())?;
@@ -51,15 +58,25 @@ pub async fn start(node: &Node, protection: Protection) -> Result<()> {
     Ok(())
 }
 
-pub fn scheme(protection: Protection) -> &'static str {
+/// A hosts.toml that names the registry at `address` and, for HTTPS, its CA.
+pub fn hosts(node: &Node, protection: Protection, address: &str) -> String {
+    let server = format!("server = '{}://{address}'\n", scheme(protection));
+    let ca = node.dir().join("registry-ca.pem");
     match protection {
-        Protection::None => "http",
-        Protection::Tls => "https",
+        Protection::None => server,
+        Protection::Tls | Protection::Token => format!("{server}ca = '{}'\n", ca.display()),
     }
 }
 
-/// A CA, a certificate of it, and a password.
-fn protect(node: &Node, config: &mut Value) -> Result<()> {
+fn scheme(protection: Protection) -> &'static str {
+    match protection {
+        Protection::None => "http",
+        Protection::Tls | Protection::Token => "https",
+    }
+}
+
+/// A CA and a certificate of it.
+fn certify(node: &Node, config: &mut Value) -> Result<()> {
     let dir = node.dir();
     node.shell(&format!(
         "cd {}
@@ -69,10 +86,15 @@ fn protect(node: &Node, config: &mut Value) -> Result<()> {
             -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1,IP:192.0.2.1 2>&1",
         dir.display()
     ))?;
-    fs::write(dir.join("htpasswd"), format!("{USER}:{HASH}\n"))?;
     config["http"]["tls"] =
         json!({ "certificate": dir.join("registry.pem"), "key": dir.join("registry.key") });
-    config["auth"]["htpasswd"] = json!({ "realm": "test", "path": dir.join("htpasswd") });
+    Ok(())
+}
+
+fn demand_password(node: &Node, config: &mut Value) -> Result<()> {
+    let file = node.dir().join("htpasswd");
+    fs::write(&file, format!("{USER}:{HASH}\n"))?;
+    config["auth"]["htpasswd"] = json!({ "realm": "test", "path": file });
     Ok(())
 }
 

@@ -21,12 +21,7 @@ fn name() -> String {
 async fn node_with_app(protection: Protection, options: &[&str]) -> Node {
     let node = Node::start_with(options).await.unwrap();
     registry::start(&node, protection).await.unwrap();
-    let scheme = registry::scheme(protection);
-    let ca = node.dir().join("registry-ca.pem");
-    let hosts = match protection {
-        Protection::None => format!("server = '{scheme}://{ADDRESS}'\n"),
-        Protection::Tls => format!("server = '{scheme}://{ADDRESS}'\nca = '{}'\n", ca.display()),
-    };
+    let hosts = registry::hosts(&node, protection, ADDRESS);
     node.write_hosts(ADDRESS, &hosts).unwrap();
     let layers = [image::noise(1, 1).unwrap(), image::noise(2, 2).unwrap()];
     let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();

@@ -79,13 +79,8 @@ async fn node_with_registry(protection: Protection, options: &[&str]) -> (Node, 
     registry::start(&node, protection).await.unwrap();
     let archive = image::busybox_archive(node.dir()).unwrap();
     let digest = registry::push(&node, &archive, "tools/busybox:1", options).unwrap();
-    let mirror = format!("{}://{}", registry::scheme(protection), registry::ADDRESS);
-    let ca = match protection {
-        Protection::None => String::new(),
-        Protection::Tls => format!("ca = '{}'\n", node.dir().join("registry-ca.pem").display()),
-    };
     // The server itself, so that it gets the registry's credentials.
-    let hosts = format!("server = '{mirror}'\n{ca}");
+    let hosts = registry::hosts(&node, protection, registry::ADDRESS);
     node.write_hosts("registry.example", &hosts).unwrap();
     (node, digest)
 }

@@ -26,15 +26,7 @@ impl Site {
         registry::start(&node, protection).await.unwrap();
         let archive = image::busybox_archive(node.dir()).unwrap();
         registry::push(&node, &archive, "tools/busybox:1", &[]).unwrap();
-        let server = format!(
-            "server = \"{}://{ELSEWHERE}\"\n",
-            registry::scheme(protection)
-        );
-        let ca = node.dir().join("registry-ca.pem");
-        let hosts = match protection {
-            Protection::None => server,
-            Protection::Tls => format!("{server}ca = {:?}\n", ca.display().to_string()),
-        };
+        let hosts = registry::hosts(&node, protection, ELSEWHERE);
         node.write_hosts(ELSEWHERE, &hosts).unwrap();
         let config = format!(
             "Port 8888\nListen 127.0.0.1\nLogFile \"{}\"\nLogLevel Connect\nAllow 127.0.0.1\n\
