@@ -8,7 +8,13 @@ use std::path::Path;
 /// What the rules read; everything else in the repository is left alone.
 const KINDS: [&str; 4] = ["rs", "toml", "md", "proto"];
 /// Folders that hold no source of ours, from the repository's root.
-const SKIPPED: [&str; 4] = ["target", ".git", "fuzz/target", "hack/inflate/target"];
+const SKIPPED: [&str; 5] = [
+    "target",
+    ".git",
+    "hack/cache",
+    "fuzz/target",
+    "hack/inflate/target",
+];
 
 /// Text files by their path from the repository's root.
 pub(super) struct Tree {
