@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
     ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RANGE,
@@ -324,9 +324,17 @@ fn redirect(from: &Uri, headers: &HeaderMap) -> Result<Uri, Failure> {
     }
 }
 
+/// Seconds or a date: RFC 9110, section 10.2.3.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            date.duration_since(SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 /// A refused connection is tried once more, a distrusted certificate is not.
@@ -355,4 +363,32 @@ fn unreachable(error: &hyper_util::client::legacy::Error) -> Failure {
 
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, want: Option<std::ops::RangeInclusive<u64>>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+        let got = retry_after(&headers).map(|wait| wait.as_secs());
+        match want {
+            None => assert_eq!(got, None),
+            Some(range) => assert!(got.is_some_and(|got| range.contains(&got)), "{got:?}"),
+        }
+    }
+
+    #[test]
+    fn a_host_says_when_to_come_back() {
+        let date = |after| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(after));
+        check("7", Some(7..=7));
+        check("99999", Some(10..=10));
+        check(&date(6), Some(1..=6));
+        check(&date(3600), Some(10..=10));
+        check("Sun, 06 Nov 1994 08:49:37 GMT", Some(0..=0));
+        check("-1", None);
+        check("soon", None);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -14,6 +14,7 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// By lower case name.
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 #[derive(Debug, Clone)]
@@ -160,7 +161,19 @@ async fn serve(stream: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<Asked>
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let asked = Asked { path, headers };
+    let length = headers
+        .get("content-length")
+        .map_or(0, |length: &String| length.parse().unwrap());
+    let mut body = vec![0; length];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    let body = String::from_utf8(body).unwrap();
+    let asked = Asked {
+        path,
+        headers,
+        body,
+    };
     log.lock().unwrap().push(asked.clone());
     let reply = answer(&asked);
     let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", reply.status);

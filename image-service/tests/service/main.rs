@@ -11,6 +11,7 @@
 mod archive;
 mod bad;
 mod corpus;
+mod credentials;
 mod fake;
 mod hostile;
 mod hosts;
