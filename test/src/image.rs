@@ -81,6 +81,11 @@ fn busybox_tree(dir: &Path) -> Result<PathBuf> {
 /// Packs `tree` as the one layer of an image with this config and name.
 pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<PathBuf> {
     let layer = dir.join("layer.tar");
+    pack(tree, &layer)?;
+    archive_of_layers(dir, &[&fs::read(layer)?], config, name)
+}
+
+fn pack(tree: &Path, layer: &Path) -> Result<()> {
     run(Command::new("tar")
         .arg("-C")
         .arg(tree)
@@ -92,9 +97,8 @@ pub fn archive(dir: &Path, tree: &Path, config: &Value, name: &str) -> Result<Pa
             "--sort=name",
             "-cf",
         ])
-        .arg(&layer)
-        .arg("."))?;
-    archive_of_layers(dir, &[&fs::read(layer)?], config, name)
+        .arg(layer)
+        .arg("."))
 }
 
 /// A tar of one file, `noise-<number>`, that does not compress, and differs from number to number.
@@ -113,6 +117,23 @@ pub fn noise(number: usize, mib: u64) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_data(&mut header, format!("noise-{number}"), &content[..])?;
     Ok(tar.into_inner()?)
+}
+
+/// An OCI archive of busybox with so many layers, each of which adds `/layers/<number>`, from 1 on.
+pub fn archive_of_many(dir: &Path, count: usize, name: &str) -> Result<PathBuf> {
+    let base = dir.join("base.tar");
+    pack(&busybox_tree(dir)?, &base)?;
+    let mut layers = vec![fs::read(base)?];
+    for number in 1..count {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(0);
+        tar.append_data(&mut header, format!("layers/{number}"), &[][..])?;
+        layers.push(tar.into_inner()?);
+    }
+    let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    archive_of_layers(dir, &layers, &busybox_config(), name)
 }
 
 /// An OCI archive of an image with these tars as its layers, bottom first.

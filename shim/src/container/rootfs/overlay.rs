@@ -1,8 +1,12 @@
 //! The root: the image's layers below, the container's own directory above (overlayfs.rst).
 
 use std::{
+    fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
 };
 
@@ -12,6 +16,7 @@ use nix::{
     libc,
     mount::{MsFlags, mount as mount_by_name},
     sched::{CloneFlags, unshare},
+    unistd::{chdir, fchdir},
 };
 
 use crate::failure::{Doing, Result};
@@ -58,33 +63,43 @@ fn by_options(rootfs: &Rootfs) -> io::Result<OwnedFd> {
     mount::new_filesystem("overlay", &options, 0)
 }
 
-/// By mount(2), which needs a place: the upper directory itself, in a mount namespace of our own.
+/// By mount(2), which needs a place: the upper directory itself, in a mount namespace of our own. Its options are a page
+/// at most, so layers go by the shortest names there are: as descriptors, seen from where proc lists these.
 fn by_name(rootfs: &Rootfs) -> io::Result<OwnedFd> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
     mount_by_name(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-    let lower: Vec<String> = rootfs.lower.iter().map(|path| escaped(path)).collect();
+    let lower = rootfs.lower.iter().map(|path| open_directory(path));
+    let lower: Vec<File> = lower.collect::<io::Result<_>>()?;
+    let names = lower.iter().map(|layer| layer.as_raw_fd().to_string());
     let options = format!(
         "lowerdir={},upperdir={},workdir={},volatile,index=off",
-        lower.join(":"),
+        names.collect::<Vec<_>>().join(":"),
         escaped(&rootfs.upper),
         escaped(&rootfs.work)
     );
-    mount_by_name(
+    let before = open_directory(".")?;
+    chdir("/proc/self/fd")?;
+    let mounted = mount_by_name(
         Some("overlay"),
         rootfs.upper.as_str(),
         Some("overlay"),
         MsFlags::empty(),
         Some(options.as_str()),
-    )?;
+    );
+    fchdir(&before)?;
+    mounted?;
     let tree = mount::clone_tree(Path::new(&rootfs.upper), false)?;
     mount::set_attributes(tree.as_fd(), 0, MsFlags::MS_PRIVATE.bits(), false)?;
     Ok(tree)
 }
 
-/// `:` parts layers and `,` parts options.
+fn open_directory(path: &str) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// `,` parts options.
 fn escaped(path: &str) -> String {
-    path.replace('\\', "\\\\")
-        .replace(':', "\\:")
-        .replace(',', "\\,")
+    path.replace('\\', "\\\\").replace(',', "\\,")
 }
