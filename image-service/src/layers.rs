@@ -61,6 +61,7 @@ pub(crate) struct Layers {
     content: Content,
     slots: Arc<Mutex<Slots>>,
     downloads: Arc<Semaphore>,
+    keeps_blobs: bool,
 }
 
 /// Who holds a chain's lock fetches it. If that pull fails or is cancelled, the next in line does,
@@ -73,12 +74,14 @@ impl Layers {
         store: Arc<Store>,
         content: Content,
         max_concurrent_downloads: usize,
+        keeps_blobs: bool,
     ) -> Self {
         Self {
             store,
             content,
             slots: Arc::default(),
             downloads: Arc::new(Semaphore::new(max_concurrent_downloads.max(1))),
+            keeps_blobs,
         }
     }
 
@@ -193,6 +196,11 @@ impl Layers {
                 };
                 spool.add(&download.partial);
                 let staged = self.download(chain, diff_id, &session, &download).await;
+                if let Ok(staged) = &staged
+                    && self.keeps_blobs
+                {
+                    staged.keep_blob(download.partial.path())?;
+                }
                 // What has come is worth something to a later pull only if it was right so far.
                 let is_kept =
                     staged.as_ref().is_err_and(is_passing) && download.partial.present() > 0;

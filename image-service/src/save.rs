@@ -1,15 +1,15 @@
 //! Images into one archive: an OCI layout that is a docker archive as well.
 //!
-//! Layers are made again from what is unpacked, uncompressed: their diff ids, and the image's id with them, are those that
-//! were pulled. The manifest is new, since it names other bytes.
+//! Where blobs were kept, all is as it was pulled. Elsewhere layers are made again from what is unpacked, uncompressed: their
+//! diff ids, and the image's id with them, are those that were pulled; the manifest is new, since it names other bytes.
 //!
 //! Rules: OCI image-spec v1.1, image-layout.md; Moby image specification v1.2, "Combined Image JSON + Filesystem Changeset
 //! Format".
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use tar::{Builder, EntryType, Header};
 use crate::config::{self, Image};
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
+use crate::manifest::{self, Blob, Document};
 use crate::store::Store;
 use crate::tap::Tap;
 use crate::tar_split::{Event, Rebuilt};
@@ -80,24 +81,18 @@ impl Archive<'_> {
         let id = Digest::parse(&image.id).ok_or_else(gone)?;
         let config = store.document(&id)?.ok_or_else(gone)?;
         let document = config::parse(&id, &config)?;
-        let mut layers = Vec::new();
-        for (name, diff_id) in hold.names().iter().zip(&document.diff_ids) {
-            let size = self.layer(store, name, diff_id)?;
-            layers.push(json!({ "mediaType": LAYER, "digest": diff_id, "size": size }));
-        }
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": { "mediaType": CONFIG, "digest": id, "size": config.len() },
-            "layers": layers,
-        });
-        let manifest = manifest.to_string();
-        let digest = Digest::of(manifest.as_bytes());
+        let kept = Kept::find(store, image, hold.names())?;
+        let (manifest, layers) = match &kept {
+            Some(kept) => (kept.manifest.clone(), self.copy(kept)?),
+            None => self.rebuild(store, hold.names(), &document.diff_ids, (id, config.len()))?,
+        };
+        let digest = Digest::of(&manifest);
+        let media_type = kept.as_ref().map_or(MANIFEST, |kept| &kept.media_type);
         self.blob(id, &config)?;
-        self.blob(digest, manifest.as_bytes())?;
+        self.blob(digest, &manifest)?;
         let descriptor = |annotations: Value| {
             json!({
-                "mediaType": MANIFEST,
+                "mediaType": media_type,
                 "digest": digest,
                 "size": manifest.len(),
                 "annotations": annotations,
@@ -113,13 +108,52 @@ impl Archive<'_> {
         if image.repo_tags.is_empty() {
             self.index.push(descriptor(json!({})));
         }
-        let layers: Vec<_> = document.diff_ids.iter().map(blob_name).collect();
+        let layers: Vec<_> = layers.iter().map(blob_name).collect();
         self.docker.push(json!({
             "Config": blob_name(&id),
             "RepoTags": image.repo_tags,
             "Layers": layers,
         }));
         Ok(())
+    }
+
+    /// The blobs as they came. Returns their digests.
+    fn copy(&mut self, kept: &Kept) -> Result<Vec<Digest>, Error> {
+        for (blob, path) in &kept.layers {
+            if self.blobs.contains(&blob.digest) {
+                continue;
+            }
+            self.blobs.push(blob.digest);
+            let file = File::open(path).at("open", path)?;
+            let name = blob_name(&blob.digest);
+            let appended =
+                self.builder
+                    .append_data(&mut header(blob.size), name, file.take(blob.size));
+            appended.at("write", self.path)?;
+        }
+        Ok(kept.layers.iter().map(|(blob, _)| blob.digest).collect())
+    }
+
+    /// Layers made again, and a manifest of them. Returns that and their digests.
+    fn rebuild(
+        &mut self,
+        store: &Store,
+        names: &[String],
+        diff_ids: &[Digest],
+        (config, config_size): (Digest, usize),
+    ) -> Result<(Vec<u8>, Vec<Digest>), Error> {
+        let mut layers = Vec::new();
+        for (name, diff_id) in names.iter().zip(diff_ids) {
+            let size = self.layer(store, name, diff_id)?;
+            layers.push(json!({ "mediaType": LAYER, "digest": diff_id, "size": size }));
+        }
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": { "mediaType": CONFIG, "digest": config, "size": config_size },
+            "layers": layers,
+        });
+        Ok((manifest.to_string().into_bytes(), diff_ids.to_vec()))
     }
 
     /// Unit: bytes of the blob.
@@ -176,6 +210,49 @@ impl Archive<'_> {
         let mut out = self.builder.into_inner().at("write", self.path)?;
         out.flush().at("write", self.path)?;
         out.get_ref().sync_all().at("fsync", self.path)
+    }
+}
+
+/// An image of which every blob was kept.
+struct Kept {
+    manifest: Vec<u8>,
+    media_type: String,
+    layers: Vec<(Blob, PathBuf)>,
+}
+
+impl Kept {
+    /// Reads all blobs: another manifest of the image may have come since, or a disk may have lied.
+    fn find(store: &Store, image: &Image, names: &[String]) -> Result<Option<Self>, Error> {
+        let manifest = match store.manifest_of(&image.id) {
+            Some(digest) => store.document(&digest)?.map(|bytes| (digest, bytes)),
+            None => None,
+        };
+        let Some((digest, manifest)) = manifest else {
+            return Ok(None);
+        };
+        let Document::Manifest(parsed) = manifest::parse(&digest, &manifest)? else {
+            return Ok(None);
+        };
+        let mut layers = Vec::new();
+        for (blob, name) in parsed.layers.into_iter().zip(names) {
+            let path = store.places(name).blob;
+            let Ok(file) = File::open(&path) else {
+                return Ok(None);
+            };
+            let mut read = Tap::new(file);
+            io::copy(&mut read, &mut io::sink()).at("read", &path)?;
+            if read.finish() != (blob.digest, blob.size) {
+                return Ok(None);
+            }
+            layers.push((blob, path));
+        }
+        let named: Value = serde_json::from_slice(&manifest).unwrap_or_default();
+        let media_type = named["mediaType"].as_str().unwrap_or(MANIFEST).to_owned();
+        Ok(Some(Self {
+            manifest,
+            media_type,
+            layers,
+        }))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::verify::{self, RECENT, Shutdown, Verification};
 /// Where images live and how they are fetched.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Durable, on a file system that overlay can use; the service keeps `images.redb`, `layers/`,
+    /// Durable, on a file system that overlay can use; the service keeps `images.redb`, `layers/`, `blobs/`,
     /// `content/`, `staging/`, `trash/` and `quarantine/` there.
     pub root: PathBuf,
     /// Folders with `<registry>/hosts.toml`; the first that knows a registry wins.
@@ -34,6 +34,8 @@ pub struct Options {
     pub progress_timeout: Duration,
     /// What a pull has got before it failed or was killed waits this long for the next one.
     pub resume_window: Duration,
+    /// Blobs stay after they are unpacked, for [`ImageService::save`].
+    pub keep_blobs: bool,
     /// Names of images that are pinned; `*` stands for any characters.
     pub pinned: Vec<String>,
     /// Whose images may come in; empty for all.
@@ -85,6 +87,7 @@ impl ImageService {
             Arc::clone(&store),
             content.clone(),
             options.max_concurrent_downloads,
+            options.keep_blobs,
         );
         let inner = Arc::new(Inner {
             layers,
@@ -142,8 +145,9 @@ impl ImageService {
         load::load(&self.inner, archive).await
     }
 
-    /// Writes the images to one archive, an OCI layout that is a docker archive too, with layers made again from what is
-    /// unpacked, uncompressed: ids stay, manifests are new. `archive` is replaced once all is written.
+    /// Writes the images to one archive, an OCI layout that is a docker archive too: as they were pulled where blobs were
+    /// kept, else with layers made again from what is unpacked, uncompressed: ids stay, manifests are new. `archive` is
+    /// replaced once all is written.
     ///
     /// # Errors
     /// NotFound; Content, if a layer is broken or cannot be made again; Io.

@@ -329,3 +329,20 @@ async fn shells_complete_commands() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_blobs_are_saved_as_they_came() {
+    for (options, are_kept) in [(&["--keep-blobs"][..], true), (&[], false)] {
+        let node = node_with_app(Protection::None, options).await;
+        node.corten_image(&["pull", &name()]).unwrap();
+        let manifest = json(&node, &["inspect", &name()])["manifest_digest"].clone();
+        let hex = manifest.as_str().unwrap().replace("sha256:", "");
+        let archive = node.dir().join("saved.tar").display().to_string();
+        node.corten_image(&["save", "--output", &archive, &name()])
+            .unwrap();
+        let members = node.shell(&format!("tar -tf {archive}")).unwrap();
+        assert_eq!(members.contains(&hex), are_kept, "{members}");
+        let blobs = node.root().join("blobs").read_dir().unwrap().count();
+        assert_eq!(blobs, if are_kept { 2 } else { 0 });
+    }
+}

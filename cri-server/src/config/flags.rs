@@ -74,6 +74,9 @@ struct LimitFlags {
     /// Seconds that a failed pull's bytes wait for the next pull
     #[arg(long, value_name = "SECONDS")]
     pull_resume_window: Option<u64>,
+    /// Keep blobs after they are unpacked
+    #[arg(long)]
+    keep_blobs: bool,
     /// Name of an image to keep; `*` stands for any characters; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pinned_image: Vec<String>,
@@ -138,6 +141,7 @@ impl LimitFlags {
             &mut config.image.pull_resume_window,
             &self.pull_resume_window,
         );
+        config.image.keep_blobs |= self.keep_blobs;
         if !self.pinned_image.is_empty() {
             config.image.pinned.clone_from(&self.pinned_image);
         }

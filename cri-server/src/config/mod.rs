@@ -56,6 +56,7 @@ pub(crate) struct Image {
     pub(crate) pull_progress_timeout: u64,
     /// Seconds.
     pub(crate) pull_resume_window: u64,
+    pub(crate) keep_blobs: bool,
     pub(crate) pinned: Vec<String>,
     policy: Vec<Rule>,
 }
@@ -347,6 +348,7 @@ impl Default for Image {
             max_concurrent_downloads: 3,
             pull_progress_timeout: 300,
             pull_resume_window: 900,
+            keep_blobs: false,
             pinned: Vec::new(),
             policy: Vec::new(),
         }

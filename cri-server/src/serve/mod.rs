@@ -93,6 +93,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         max_concurrent_downloads: config.image.max_concurrent_downloads,
         progress_timeout: Duration::from_secs(config.image.pull_progress_timeout),
         resume_window: Duration::from_secs(config.image.pull_resume_window),
+        keep_blobs: config.image.keep_blobs,
         pinned: config.image.pinned.clone(),
         policy: config.image.policy(),
     })

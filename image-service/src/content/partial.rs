@@ -139,10 +139,18 @@ impl Partial {
         self.doomed.store(true, Ordering::Relaxed);
     }
 
+    /// All of its bytes, once they are here. It may be renamed.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn remove(&self) {
         for path in [&map_path(&self.path), &self.path] {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::debug!(%error, path = %path.display(), "a partial blob is not deleted");
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::debug!(%error, path = %path.display(), "a partial blob is not deleted");
+                }
+                _ => {}
             }
         }
     }

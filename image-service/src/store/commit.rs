@@ -1,6 +1,7 @@
 //! Bringing an image in: layers durable, in place, recorded, and only then visible.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,8 +58,9 @@ impl Store {
         let mut change = Change::default();
         let names = self.place_layers(&pulled.layers, &mut change)?;
         if any_new {
-            sync_directory(&self.tar_splits)?;
-            sync_directory(&self.layers)?;
+            for dir in [&self.tar_splits, &self.blobs, &self.layers] {
+                sync_directory(dir)?;
+            }
         }
         let id = pulled.documents.id.to_string();
         self.plan(&id, &pulled, names, &mut change);
@@ -138,12 +140,14 @@ impl Store {
                     let name = staged.place(self, name)?;
                     // Lets garbage collection find the directory if we fail.
                     self.state().put_layer(&name, None);
+                    let blob =
+                        fs::metadata(self.places(&name).blob).map(|blob| blob.blocks() * 512);
                     let record = LayerRecord {
                         chain: staged.chain,
                         diff_id: Some(staged.diff_id),
                         committed: seconds(SystemTime::now()),
-                        bytes: staged.unpacked.written.bytes,
-                        inodes: staged.unpacked.written.inodes,
+                        bytes: staged.unpacked.written.bytes + blob.as_ref().unwrap_or(&0),
+                        inodes: staged.unpacked.written.inodes + u64::from(blob.is_ok()),
                     };
                     change.layers.push((name.clone(), Some(record)));
                     name

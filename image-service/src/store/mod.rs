@@ -35,7 +35,7 @@ pub(crate) use staging::{Staged, StagedPath, Staging};
 pub(crate) use trash::Trash;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,6 +60,7 @@ pub struct Usage {
 pub(crate) struct Store {
     layers: PathBuf,
     tar_splits: PathBuf,
+    blobs: PathBuf,
     staging: Staging,
     trash: Arc<Trash>,
     janitor: Janitor,
@@ -77,6 +78,14 @@ pub(crate) struct Store {
 pub(crate) struct Places {
     pub(crate) directory: PathBuf,
     pub(crate) tar_split: PathBuf,
+    /// Only if blobs are kept.
+    pub(crate) blob: PathBuf,
+}
+
+impl Places {
+    fn files(&self) -> [&Path; 3] {
+        [&self.directory, &self.tar_split, &self.blob]
+    }
 }
 
 impl Store {
@@ -195,6 +204,7 @@ impl Store {
         Places {
             directory: self.layers.join(name),
             tar_split: self.tar_splits.join(name),
+            blob: self.blobs.join(name),
         }
     }
 

@@ -23,21 +23,31 @@ impl Store {
     /// # Errors
     /// Only what keeps the disk from being used: a broken database is set aside.
     pub(crate) fn open(root: &Path, same_boot: bool, pins: Pins) -> Result<Arc<Self>, Error> {
-        let [layers, tar_splits, staging, trash, quarantine] =
-            ["layers", "tar-split", "staging", "trash", "quarantine"].map(|name| root.join(name));
-        for dir in [&layers, &tar_splits, &staging, &trash, &quarantine] {
+        let [layers, tar_splits, blobs, staging, trash, quarantine] = [
+            "layers",
+            "tar-split",
+            "blobs",
+            "staging",
+            "trash",
+            "quarantine",
+        ]
+        .map(|name| root.join(name));
+        for dir in [&layers, &tar_splits, &blobs, &staging, &trash, &quarantine] {
             make_private(dir)?;
         }
         let trash = Arc::new(Trash::open(trash)?);
         let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
         let mut state = State::new(pins);
         recover(&mut opened.records, opened.contents, &layers, &mut state)?;
-        drop_orphans(&tar_splits, &state, &trash)?;
+        for dir in [&tar_splits, &blobs] {
+            drop_orphans(dir, &state, &trash)?;
+        }
         let (janitor, jobs) = Janitor::new();
         let store = Arc::new(Self {
             staging: Staging::open(staging, same_boot, Arc::clone(&trash), janitor.clone())?,
             layers,
             tar_splits,
+            blobs,
             trash,
             janitor,
             records: Mutex::new(opened.records),
@@ -109,10 +119,10 @@ fn recover(
     Ok(())
 }
 
-/// A crash between moving a tar-split file and its layer leaves the file alone.
-fn drop_orphans(tar_splits: &Path, state: &State, trash: &Trash) -> Result<(), Error> {
-    for entry in fs::read_dir(tar_splits).at("read", tar_splits)? {
-        let entry = entry.at("read", tar_splits)?;
+/// A crash between moving a layer and what belongs to it leaves that alone.
+fn drop_orphans(dir: &Path, state: &State, trash: &Trash) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).at("read", dir)? {
+        let entry = entry.at("read", dir)?;
         let name = entry.file_name();
         if !name.to_str().is_some_and(|name| state.has_layer(name)) {
             trash.take_path(&entry.path())?;

@@ -22,6 +22,8 @@ use crate::unpack::{Unpacked, Written};
 const DONE: &str = "done";
 /// Beside a layer's directory: see `tar_split`.
 const TAR_SPLIT: &str = "tar-split";
+/// Beside a layer's directory: its archive as it came, if blobs are kept.
+const BLOB: &str = "blob";
 
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -63,7 +65,9 @@ impl Staging {
             let path = entry.at("read", &staging.path)?.path();
             if let Some(extension) = path.extension() {
                 // What belongs to a layer goes its way.
-                let is_side = extension == DONE || extension == TAR_SPLIT;
+                let is_side = [DONE, TAR_SPLIT, BLOB]
+                    .iter()
+                    .any(|side| extension == *side);
                 if !is_side || !path.with_extension("").exists() {
                     drop(staging.guard(path));
                 }
@@ -224,6 +228,10 @@ impl StagedPath {
         let tar_split = self.path.with_extension(TAR_SPLIT);
         fs::rename(tar_split, &places.tar_split)
             .at("rename a tar-split file to", &places.tar_split)?;
+        match fs::rename(self.path.with_extension(BLOB), &places.blob) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.at("rename a blob to", &places.blob)?,
+        }
         fs::rename(&self.path, &places.directory).at("rename a layer to", &places.directory)?;
         self.placed = true;
         self.remove_sides();
@@ -231,7 +239,7 @@ impl StagedPath {
     }
 
     fn remove_sides(&self) {
-        for extension in [DONE, TAR_SPLIT] {
+        for extension in [DONE, TAR_SPLIT, BLOB] {
             match fs::remove_file(self.path.with_extension(extension)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(%error, "a layer's mark stays; the next start removes it");
@@ -293,6 +301,17 @@ impl Staged {
             Place::Staging(path) => path.open(),
             Place::Layers(name) => open_dir(&layers.join(name)),
             Place::Lost => Err(Error::Stopped("opening a layer")),
+        }
+    }
+
+    /// Takes the file of its blob along, unless it is among the layers already.
+    pub(crate) fn keep_blob(&self, file: &Path) -> Result<(), Error> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*place {
+            Place::Staging(path) => {
+                fs::rename(file, path.path.with_extension(BLOB)).at("keep the blob", file)
+            }
+            Place::Layers(_) | Place::Lost => Ok(()),
         }
     }
 

@@ -85,9 +85,9 @@ impl Store {
         };
         let mut change = Change::default();
         for name in &unused {
-            let places = self.places(name);
-            self.trash.take_path(&places.directory)?;
-            self.trash.take_path(&places.tar_split)?;
+            for path in self.places(name).files() {
+                self.trash.take_path(path)?;
+            }
             change.layers.push((name.clone(), None));
         }
         if change.layers.is_empty() {

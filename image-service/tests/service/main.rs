@@ -17,6 +17,7 @@ mod hostile;
 mod hosts;
 mod image;
 mod implied;
+mod kept;
 mod load;
 mod pull;
 mod recovery;

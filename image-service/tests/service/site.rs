@@ -32,6 +32,18 @@ impl Site {
         Self::new_with(tempfile::tempdir().unwrap(), window).await
     }
 
+    /// One that keeps blobs.
+    pub(crate) async fn keeping() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            keep_blobs: true,
+            ..options(dir.path(), WINDOW)
+        };
+        let images = ImageService::open(options).await.unwrap();
+        images.collect_garbage().await;
+        Self { dir, images }
+    }
+
     async fn new_with(dir: TempDir, window: Duration) -> Self {
         let images = open(dir.path(), window).await.unwrap();
         images.collect_garbage().await;
@@ -117,16 +129,20 @@ impl Site {
 }
 
 async fn open(dir: &Path, window: Duration) -> Result<ImageService, Error> {
-    ImageService::open(Options {
+    ImageService::open(options(dir, window)).await
+}
+
+fn options(dir: &Path, window: Duration) -> Options {
+    Options {
         root: dir.join("root"),
         certs_dirs: vec![dir.join("certs.d")],
         max_concurrent_downloads: 3,
         progress_timeout: Duration::from_secs(1),
         resume_window: window,
         policy: Vec::new(),
+        keep_blobs: false,
         pinned: vec!["*/pinned:*".to_owned()],
-    })
-    .await
+    }
 }
 
 pub(crate) fn entries(dir: &Path) -> Vec<String> {
