@@ -195,12 +195,10 @@ impl Layers {
                     meter,
                 };
                 spool.add(&download.partial);
-                let staged = self.download(chain, diff_id, &session, &download).await;
-                if let Ok(staged) = &staged
-                    && self.keeps_blobs
-                {
-                    staged.keep_blob(download.partial.path())?;
-                }
+                let staged = match self.download(chain, diff_id, &session, &download).await {
+                    Ok(staged) if self.keeps_blobs => keep_blob(staged, &download.partial).await,
+                    other => other,
+                };
                 // What has come is worth something to a later pull only if it was right so far.
                 let is_kept =
                     staged.as_ref().is_err_and(is_passing) && download.partial.present() > 0;
@@ -342,6 +340,15 @@ impl Spool {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Partial>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn keep_blob(staged: Staged, partial: &Arc<Partial>) -> Result<Staged, Error> {
+    let partial = Arc::clone(partial);
+    blocking("keeping a blob", move || {
+        staged.keep_blob(partial.path())?;
+        Ok(staged)
+    })
+    .await
 }
 
 async fn delete(partials: Vec<Arc<Partial>>) -> Result<(), Error> {

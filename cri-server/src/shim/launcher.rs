@@ -36,6 +36,18 @@ pub(crate) struct Launcher {
     template: OwnedFd,
 }
 
+fn template_failed(error: io::Error) -> io::Error {
+    let hint = match error.kind() {
+        // pivot_root(2)
+        io::ErrorKind::InvalidInput => {
+            "; a root that is an initramfs cannot be left: switch_root(8) first"
+        }
+        _ => "",
+    };
+    let text = format!("the mount namespace that containers start from: {error}{hint}");
+    io::Error::new(error.kind(), text)
+}
+
 impl Launcher {
     /// Opens `binary`, or `corten-shim` beside this program.
     pub(crate) fn new(binary: Option<&Path>) -> io::Result<Self> {
@@ -53,11 +65,7 @@ impl Launcher {
             )
         };
         let binary = corten_sys::mount::detached_readonly(&path).map_err(named)?;
-        let template = corten_sys::mount::template().map_err(|error| {
-            let hint = "a root that is an initramfs cannot be left: switch_root(8) first";
-            let text = format!("the mount namespace that containers start from: {error}; {hint}");
-            io::Error::new(error.kind(), text)
-        })?;
+        let template = corten_sys::mount::template().map_err(template_failed)?;
         Ok(Self {
             path,
             binary,
