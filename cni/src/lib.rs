@@ -15,7 +15,8 @@ mod netlink;
 mod reaper;
 
 use std::{
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,6 +27,7 @@ use cache::Cache;
 use directory::Directory;
 pub use error::Error;
 use error::{Doing, Result};
+pub use netlink::Counters;
 use netlink::{Links, nft::Table};
 use reaper::Reaper;
 use serde_json::Value;
@@ -71,6 +73,17 @@ pub struct Network {
     /// `None` for the embedded one.
     pub file: Option<PathBuf>,
     pub conflist: Value,
+}
+
+/// What has gone through the interfaces of the network namespace that is pinned on `netns`, without loopback. The one that
+/// pods are attached by comes first. Blocks.
+///
+/// # Errors
+/// When the namespace cannot be entered or asked.
+pub fn counters(netns: &Path) -> io::Result<Vec<Counters>> {
+    let mut counters = Links::open_in(netns)?.counters()?;
+    counters.sort_by_key(|counters| counters.name != attachment::INTERFACE);
+    Ok(counters)
 }
 
 impl Cni {

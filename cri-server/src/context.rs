@@ -10,6 +10,7 @@ use crate::{
     operation::{Ledger, Operations, Undo},
     shim::Launcher,
     spec,
+    stats::Walks,
     store::Store,
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) cni: Cni,
     pub(crate) images: ImageService,
     pub(crate) launcher: Launcher,
+    pub(crate) walks: Walks,
     /// What an operator should know and what did not stop the start.
     pub(crate) conditions: Mutex<Vec<String>>,
 }

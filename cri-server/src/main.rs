@@ -20,6 +20,7 @@ mod rpc;
 mod serve;
 mod shim;
 mod spec;
+mod stats;
 mod store;
 
 fn main() -> std::process::ExitCode {

@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 
 use super::{
-    message::{CREATE, EXCLUSIVE, Message, attributes, find, number},
+    message::{CREATE, DUMP, EXCLUSIVE, Message, attributes, find, number},
     socket::Netlink,
 };
 
@@ -23,6 +23,7 @@ const PEER_INDEX: u16 = 5;
 const MASTER: u16 = 10;
 const OPERSTATE: u16 = 16;
 const LINKINFO: u16 = 18;
+const STATS64: u16 = 23;
 const GROUP: u16 = 27;
 const NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
@@ -35,6 +36,7 @@ const BRPORT_HAIRPIN: u16 = 4;
 const OPER_UP: u8 = 6;
 
 const FLAG_UP: u32 = 1;
+const FLAG_LOOPBACK: u32 = 8;
 const TABLE_MAIN: u8 = 254;
 const PROTOCOL_STATIC: u8 = 4;
 const SCOPE_LINK: u8 = 253;
@@ -70,6 +72,17 @@ impl fmt::Display for Mac {
         let [a, b, c, d, e, f] = self.0;
         write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
     }
+}
+
+/// What has gone through an interface since it was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counters {
+    /// The interface's name.
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_errors: u64,
+    pub tx_bytes: u64,
+    pub tx_errors: u64,
 }
 
 /// An address with the length of its network's prefix in bits.
@@ -122,6 +135,16 @@ impl Links {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The counters of every link but loopback.
+    pub(crate) fn counters(&mut self) -> io::Result<Vec<Counters>> {
+        let all = Message::new(libc::RTM_GETLINK, DUMP, &info(0, 0, 0));
+        let bodies = self.0.request(all)?;
+        Ok(bodies
+            .iter()
+            .filter_map(|body| parse_counters(body))
+            .collect())
     }
 
     /// Whether they pass packets.
@@ -280,6 +303,29 @@ fn parse(body: &[u8]) -> Option<Link> {
         peer: find(&attributes, PEER_INDEX)
             .and_then(number)
             .unwrap_or_default(),
+    })
+}
+
+/// `None` for loopback.
+fn parse_counters(body: &[u8]) -> Option<Counters> {
+    let flags = number(body.get(8..12)?)?;
+    if flags & FLAG_LOOPBACK != 0 {
+        return None;
+    }
+    let attributes = attributes(body.get(16..)?);
+    let name = find(&attributes, IFNAME)?.strip_suffix(b"\0")?;
+    // struct rtnl_link_stats64: packets in and out, bytes in and out, errors in and out.
+    let stats = find(&attributes, STATS64)?;
+    let counter = |index: usize| {
+        let bytes = stats.get(index * 8..)?.first_chunk()?;
+        Some(u64::from_ne_bytes(*bytes))
+    };
+    Some(Counters {
+        name: String::from_utf8_lossy(name).into_owned(),
+        rx_bytes: counter(2)?,
+        tx_bytes: counter(3)?,
+        rx_errors: counter(4)?,
+        tx_errors: counter(5)?,
     })
 }
 

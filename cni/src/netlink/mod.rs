@@ -6,4 +6,5 @@ mod message;
 pub(crate) mod nft;
 mod socket;
 
+pub use link::Counters;
 pub(crate) use link::{Address, Link, Links, Mac, Route, Veth};

@@ -29,6 +29,7 @@ use crate::{
     context::Context,
     error::{Error, Result},
     record_file, shim,
+    stats::{CpuSamples, Layer},
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +54,10 @@ pub(crate) struct Container {
     state: watch::Sender<State>,
     /// `None` once the shim has ended.
     shim: Mutex<Option<Arc<shim::Client>>>,
+    /// For the next figure of its CPU use.
+    pub(crate) cpu_samples: CpuSamples,
+    /// The size of what it has written.
+    pub(crate) layer: Layer,
     /// Keeps the layers below the root file system.
     _layers: Option<LayerHold>,
     /// A later call has named the id, so the answer to CreateContainer has arrived.
@@ -74,6 +79,8 @@ impl Container {
             name,
             state,
             shim: Mutex::new(None),
+            cpu_samples: CpuSamples::default(),
+            layer: Layer::default(),
             _layers: layers,
             known: AtomicBool::new(false),
             start_answered: AtomicBool::new(false),

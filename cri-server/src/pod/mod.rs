@@ -19,7 +19,10 @@ use std::{
 
 use corten_proto::{cri, record};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    stats::CpuSamples,
+};
 
 /// A published pod. The record is as it was at its creation but for `stopped`.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct Pod {
     pub(crate) record: record::Pod,
     /// See [`name`].
     pub(crate) name: String,
+    /// For the next figure of its CPU use.
+    pub(crate) cpu_samples: CpuSamples,
     stopped: AtomicBool,
     /// A later call has named the id, so the answer to RunPodSandbox has arrived.
     known: AtomicBool,
@@ -43,6 +48,7 @@ impl Pod {
         Self {
             record,
             name,
+            cpu_samples: CpuSamples::default(),
             stopped,
             known: AtomicBool::new(false),
         }
@@ -101,6 +107,26 @@ impl Pod {
         }
     }
 
+    /// The parent cgroup where it is this pod's alone: its name bears the pod's uid, as the kubelet names them
+    /// (`pod<uid>`, and with systemd `kubepods-pod<uid>.slice`, with `_` for `-`). Any other may hold more than this pod.
+    pub(crate) fn own_cgroup(&self) -> Option<&str> {
+        let parent = self.record.cgroup_parent.as_str();
+        let uid = self
+            .config()
+            .metadata
+            .as_ref()
+            .map(|metadata| &metadata.uid)?;
+        let name = parent.rsplit('/').next()?;
+        let slice = name
+            .strip_suffix(".slice")
+            .map(|slice| slice.rsplit('-').next());
+        let is_own = match slice {
+            Some(last) => last == Some(&format!("pod{}", uid.replace('-', "_"))),
+            None => name == format!("pod{uid}"),
+        };
+        (is_own && !uid.is_empty()).then_some(parent)
+    }
+
     /// Where the pod's network namespace is pinned; `None` on the host's network.
     pub(crate) fn netns(&self) -> Option<PathBuf> {
         self.record
@@ -126,6 +152,42 @@ pub(crate) fn name(metadata: &cri::PodSandboxMetadata) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parent_that_bears_the_uid_is_the_pods_own() {
+        let own = |uid: &str, parent: &str| {
+            let metadata = cri::PodSandboxMetadata {
+                uid: uid.into(),
+                ..Default::default()
+            };
+            let config = cri::PodSandboxConfig {
+                metadata: Some(metadata),
+                ..Default::default()
+            };
+            let record = record::Pod {
+                config: Some(config),
+                cgroup_parent: parent.into(),
+                ..Default::default()
+            };
+            Pod::new(record).own_cgroup().is_some()
+        };
+        assert!(own("a-b", "/kubepods/burstable/poda-b"));
+        assert!(own(
+            "a-b",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-poda_b.slice"
+        ));
+        for parent in [
+            "/kubepods/burstable/poda-c",
+            "/kubepods",
+            "/test.slice",
+            "/kubepods-poda-b.slice",
+            "/poda-b/x",
+            "/",
+        ] {
+            assert!(!own("a-b", parent), "{parent}");
+        }
+        assert!(!own("", "/kubepods/pod"));
+    }
 
     #[test]
     fn attempts_have_different_names() {

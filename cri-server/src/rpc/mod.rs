@@ -3,15 +3,19 @@
 //! An RPC that has no file answers `Unimplemented`. A mutating one runs as an operation (`operation/`), so that it goes on
 //! when its client leaves.
 
+mod container_stats;
 mod container_status;
 mod create_container;
 mod exec_sync;
 mod filter;
 mod image_fs_info;
 mod image_status;
+mod list_container_stats;
 mod list_containers;
 mod list_images;
 mod list_pod_sandbox;
+mod list_pod_sandbox_stats;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod pull_image;
 mod remove_container;
@@ -24,7 +28,9 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod stream_container_stats;
 mod stream_images;
+mod stream_pod_sandbox_stats;
 mod update_runtime_config;
 mod version;
 mod views;
@@ -133,6 +139,13 @@ handlers!(RuntimeService {
     list_containers(ListContainersRequest) -> ListContainersResponse;
     exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+} streams {
+    stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
 });
 
 handlers!(ImageService {

@@ -137,6 +137,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         cni,
         images,
         launcher,
+        walks: crate::stats::Walks::default(),
         conditions: std::sync::Mutex::default(),
         instance,
         config,

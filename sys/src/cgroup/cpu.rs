@@ -1,8 +1,8 @@
-//! cpu: shares and quota.
+//! cpu: shares and quota, and the time that was used (cpuacct on v1).
 
-use std::io;
+use std::{fs, io};
 
-use super::{Cgroup, Resources, write};
+use super::{Cgroup, Resources, keyed, write};
 
 pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
     if let Some(dir) = cgroup.v1("cpu") {
@@ -47,6 +47,20 @@ pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()
         write(&dir.join("cpu.max"), &format!("{quota} {period}"))?;
     }
     Ok(())
+}
+
+/// Nanoseconds of CPU time.
+pub(super) fn usage(cgroup: &Cgroup<'_>) -> io::Result<Option<u64>> {
+    if let Some(dir) = cgroup.v1("cpuacct") {
+        let text = fs::read_to_string(dir.join("cpuacct.usage"))?;
+        return Ok(text.trim().parse().ok());
+    }
+    let Some(dir) = cgroup.v2() else {
+        return Ok(None);
+    };
+    // There without the controller, too (cgroup-v2.rst, "CPU Interface Files").
+    let text = fs::read_to_string(dir.join("cpu.stat"))?;
+    Ok(keyed(&text, "usage_usec").map(|microseconds| microseconds * 1000))
 }
 
 /// v1's shares 2 to 262144 onto v2's weights 1 to 10000, with 1024 at 100: the quadratic fit in the logarithms that OCI

@@ -64,7 +64,7 @@ fn set_state(dir: &Path, state: &str) {
 }
 
 /// The processes of the cgroup and of those below it, without those that have ended and wait to be reaped.
-fn processes(dir: &Path) -> io::Result<Vec<i32>> {
+pub(super) fn processes(dir: &Path) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {

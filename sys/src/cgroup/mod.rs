@@ -9,7 +9,9 @@ mod hugetlb;
 mod kill;
 mod memory;
 mod pids;
+mod pressure;
 mod resources;
+mod usage;
 
 use std::{
     fs, io,
@@ -23,6 +25,7 @@ pub use devices::{DeviceKind, DeviceRule};
 pub use hierarchies::{Hierarchies, V1};
 pub use resources::{HugepageLimit, Resources};
 use rustix::fs::{CWD, Mode, OFlags};
+pub use usage::{MemoryUsage, Pressure, Stall, SwapUsage, Usage};
 
 /// How often a cgroup whose last process was just killed is tried again, and how long between.
 const REMOVE_TRIES: u32 = 200;
@@ -162,6 +165,28 @@ impl<'a> Cgroup<'a> {
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
+    /// What it uses, with the cgroups below it.
+    ///
+    /// # Errors
+    /// ENOENT or ENODEV when it is gone.
+    pub fn usage(&self) -> io::Result<Usage> {
+        Ok(Usage {
+            cpu: cpu::usage(self)?,
+            memory: memory::usage(self)?,
+            cpu_pressure: pressure::of(self, "cpu")?,
+            memory_pressure: pressure::of(self, "memory")?,
+            io_pressure: pressure::of(self, "io")?,
+        })
+    }
+
+    /// How many processes are in it and below it.
+    pub fn process_count(&self) -> io::Result<usize> {
+        match self.v1("pids").or_else(|| self.v2()) {
+            Some(dir) => Ok(kill::processes(&dir)?.len()),
+            None => Ok(0),
+        }
+    }
+
     /// How many of its processes the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> io::Result<u64> {
         memory::oom_kills(self)
@@ -253,6 +278,25 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// `None` where this kernel or this cgroup has no such file, or does not count what is in it.
+fn read_if_there(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
+            Ok(None)
+        }
+        Err(error) => Err(named(&error, "read", path)),
+    }
+}
+
+/// The number of `key` in a file of lines "key number".
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, number) = line.split_once(' ')?;
+        (name == key).then(|| number.trim().parse().ok())?
+    })
 }
 
 /// Writes a value to a cgroup file, with file and value in the error.
