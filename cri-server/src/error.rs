@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, io, path::Path, sync::Arc, time::Duration};
 
+use corten_proto::shim::{Failure, FailureKind};
 use tonic::{Code, Status};
 
 use crate::{shim, spec};
@@ -37,6 +38,9 @@ pub(crate) enum Error {
     /// A record on disk that cannot be used.
     #[error("{path}: {reason}")]
     Record { path: String, reason: String },
+    /// An image that cannot be mounted as a volume.
+    #[error("{field}: {reason}")]
+    ImageVolume { field: String, reason: String },
     #[error("image {reference:?}")]
     Image {
         reference: String,
@@ -82,6 +86,7 @@ impl Error {
             Self::Exists { .. } => Code::AlreadyExists,
             Self::State { .. } => Code::FailedPrecondition,
             Self::Timeout { .. } => Code::DeadlineExceeded,
+            Self::ImageVolume { .. } => Code::Unknown,
             Self::Image { source, .. } => image_code(source.kind()),
             Self::Shim { source, .. } => source.code(),
             Self::Io { .. }
@@ -106,11 +111,19 @@ impl Error {
                 corten_image::ErrorKind::SignatureValidationFailed => "SignatureValidationFailed: ",
                 _ => "",
             },
+            Self::ImageVolume { .. } => IMAGE_VOLUME,
+            Self::Shim { source, .. } => match source.failure().map(Failure::kind) {
+                Some(FailureKind::FailureImageVolume) => IMAGE_VOLUME,
+                _ => "",
+            },
             Self::Shared(error) => error.prefix(),
             _ => "",
         }
     }
 }
+
+/// Looked for by the kubelet, as `RegistryUnavailable` is, in errors of the code `Unknown` only.
+const IMAGE_VOLUME: &str = "ImageVolumeMountFailed: ";
 
 /// The error and its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

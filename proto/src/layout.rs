@@ -13,6 +13,7 @@
 //!   pods/<id>                   record of a pod sandbox
 //!   containers/<id>/            record, upper/, work/
 //!   skeleton/                   the lowest layer of every container: mount points, empty
+//!   empty/                      an empty directory, the lowest layer of image volumes
 //!   quarantine/                 records that could not be read
 //! ```
 
@@ -43,6 +44,11 @@ pub fn container_root(root: &Path, id: &str) -> PathBuf {
 /// `<root>/skeleton`.
 pub fn skeleton(root: &Path) -> PathBuf {
     root.join("skeleton")
+}
+
+/// `<root>/empty`.
+pub fn empty(root: &Path) -> PathBuf {
+    root.join("empty")
 }
 
 /// `<root>/pods/<id>`: a file.

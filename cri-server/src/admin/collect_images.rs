@@ -1,6 +1,6 @@
 //! CollectImages: `corten image gc`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use corten_image::Image;
 use corten_proto::admin::{CollectImagesRequest, CollectImagesResponse};
@@ -34,12 +34,9 @@ pub(super) async fn handle(
 /// Images that are neither pinned nor of any container.
 pub(super) fn unused(cx: &Context) -> Vec<Arc<Image>> {
     let containers = cx.store.containers();
-    let in_use: HashSet<_> = containers
-        .iter()
-        .map(|container| container.record.image_id.as_str())
-        .collect();
+    let in_use = |id: &str| containers.iter().any(|container| container.uses_image(id));
     let mut images = cx.images.list();
-    images.retain(|image| !image.pinned && !in_use.contains(image.id.as_str()));
+    images.retain(|image| !image.pinned && !in_use(&image.id));
     images
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn handle(
     let containers = cx.store.containers();
     let users = containers
         .iter()
-        .filter(|container| container.record.image_id == found.image.id);
+        .filter(|container| container.uses_image(&found.image.id));
     let layers = found.layers.into_iter().map(|layer| Layer {
         name: layer.name,
         diff_id: layer.diff_id,

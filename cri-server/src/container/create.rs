@@ -15,7 +15,7 @@ use corten_proto::{
     shim::Plan,
 };
 
-use super::{Container, State, exit, name};
+use super::{Container, State, exit, image_volumes::ImageVolumes, name};
 use crate::{
     blocking::blocking,
     clock,
@@ -59,11 +59,14 @@ pub(crate) async fn create(
         .ledger
         .begin("CreateContainer", &draft.id, &record.resources)?;
     let (id, resources) = (draft.id.clone(), record.resources.clone());
+    let layers = [draft.layers]
+        .into_iter()
+        .chain(draft.image_volumes.into_layers());
     let made = attempt(
         &cx.undo,
         entry,
         &resources,
-        make(Arc::clone(&cx), plan, record, draft.layers),
+        make(Arc::clone(&cx), plan, record, layers.collect()),
     )
     .await;
     made.map_err(|failed| failed.error)?;
@@ -77,6 +80,7 @@ struct Draft {
     config: cri::ContainerConfig,
     image: Arc<Image>,
     layers: LayerHold,
+    image_volumes: ImageVolumes,
     hash: Hash,
 }
 
@@ -93,6 +97,7 @@ fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) 
         .ok_or_else(|| Error::not_found("image", reference))?;
     Ok(Draft {
         id: crate::identity::random_id()?,
+        image_volumes: ImageVolumes::hold(cx, &config.mounts)?,
         pod,
         config,
         image,
@@ -116,10 +121,12 @@ impl Draft {
             Kind::Cgroup(cgroup.clone()),
             Kind::Shim(self.id.clone()),
         ];
+        let mut config = self.config.clone();
+        self.image_volumes.tell(&mut config.mounts);
         record::Container {
             id: self.id.clone(),
             pod_id: self.pod.record.id.clone(),
-            config: Some(self.config.clone()),
+            config: Some(config),
             image_id: self.image.id.clone(),
             image_ref: self
                 .image
@@ -143,6 +150,7 @@ impl Draft {
                 .map(|log| log.path.clone())
                 .unwrap_or_default(),
             mounts: plan.mounts.clone(),
+            image_volumes: self.image_volumes.records(),
             ..record::Container::default()
         }
     }
@@ -173,6 +181,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         config: &draft.config,
         image: &draft.image.config,
         lower: &lower,
+        image_volumes: &draft.image_volumes.lower_dirs(cx),
         root_dir: &layout::container_root(&cx.config.root, &draft.id),
         state_dir: &layout::container_state(&cx.config.state, &draft.id),
         target_pid: target_pid(cx, draft)?,
@@ -214,16 +223,18 @@ fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
     }
 }
 
+/// `layers` begin with those of the root.
 async fn make(
     cx: Arc<Context>,
     plan: Plan,
     mut record: record::Container,
-    layers: LayerHold,
+    layers: Vec<LayerHold>,
 ) -> Result<()> {
     let state_dir = layout::container_state(&cx.config.state, &record.id);
     let root_dir = layout::container_root(&cx.config.root, &record.id);
     let dirs = (state_dir.clone(), root_dir);
-    let top = layers.lower_dirs().first().cloned();
+    let root = layers.first().map(LayerHold::lower_dirs);
+    let top = root.and_then(<[_]>::first).cloned();
     blocking(move || create_dirs(&dirs.0, &dirs.1, top.as_deref())).await?;
 
     let failed = |doing: &str| {
@@ -247,7 +258,7 @@ async fn make(
     record.user = created.identity;
     record_file::write(&super::record_path(&cx, &record.id), &record)?;
 
-    let container = Arc::new(Container::new(record, State::Created, Some(layers)));
+    let container = Arc::new(Container::new(record, State::Created, layers));
     container.set_shim(Some(Arc::new(client)));
     cx.store.publish_container(Arc::clone(&container))?;
     tokio::spawn(exit::supervise(cx, container, events));

@@ -9,6 +9,7 @@
 
 pub(crate) mod create;
 pub(crate) mod exit;
+mod image_volumes;
 pub(crate) mod remove;
 pub(crate) mod start;
 pub(crate) mod stop;
@@ -58,8 +59,8 @@ pub(crate) struct Container {
     pub(crate) cpu_samples: CpuSamples,
     /// The size of what it has written.
     pub(crate) layer: Layer,
-    /// Keeps the layers below the root file system.
-    _layers: Option<LayerHold>,
+    /// Keeps the layers of the root file system and of image volumes.
+    _layers: Vec<LayerHold>,
     /// A later call has named the id, so the answer to CreateContainer has arrived.
     known: AtomicBool,
     /// Somebody waited for StartContainer's answer to the end.
@@ -67,7 +68,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(record: record::Container, state: State, layers: Option<LayerHold>) -> Self {
+    pub(crate) fn new(record: record::Container, state: State, layers: Vec<LayerHold>) -> Self {
         let config = record.config.as_ref();
         let name = config
             .and_then(|config| config.metadata.as_ref())
@@ -93,6 +94,12 @@ impl Container {
             .config
             .as_ref()
             .unwrap_or_else(|| NONE.get_or_init(Default::default))
+    }
+
+    /// Whether its root or one of its volumes is of this image.
+    pub(crate) fn uses_image(&self, id: &str) -> bool {
+        let volumes = &self.record.image_volumes;
+        self.record.image_id == id || volumes.iter().any(|volume| volume.image_id == id)
     }
 
     pub(crate) fn state(&self) -> State {
@@ -210,7 +217,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_after_exited() {
-        let container = Container::new(record::Container::default(), State::Created, None);
+        let container = Container::new(record::Container::default(), State::Created, Vec::new());
         assert!(container.advance(State::Running { started_at: 1 }));
         assert!(container.advance(exited(3)));
         assert!(!container.advance(State::Running { started_at: 2 }));

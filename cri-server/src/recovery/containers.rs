@@ -51,8 +51,13 @@ pub(super) async fn restore(cx: &Arc<Context>) -> Result<()> {
 }
 
 async fn take_up(cx: &Arc<Context>, record: record::Container) {
-    let layers = cx.images.hold_layers(&record.layers);
-    if layers.is_none() {
+    let volumes = record.image_volumes.iter().map(|volume| &volume.layers);
+    let needed: Vec<_> = [&record.layers].into_iter().chain(volumes).collect();
+    let layers: Vec<_> = needed
+        .iter()
+        .filter_map(|layers| cx.images.hold_layers(layers))
+        .collect();
+    if layers.len() < needed.len() {
         cx.add_condition(format!("layers of container {} are missing", record.id));
     }
     let state = known_state(cx, &record);

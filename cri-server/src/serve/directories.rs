@@ -40,9 +40,9 @@ pub(crate) fn prepare(config: &Config) -> Result<Lock> {
             .create(dir)
             .at("create", dir)?;
     }
-    for name in ["pods", "containers", "quarantine"] {
-        let dir = config.root.join(name);
-        fs::create_dir_all(&dir).at("create", &dir)?;
+    let ours = ["pods", "containers", "quarantine"].map(|name| config.root.join(name));
+    for dir in ours.iter().chain([&layout::empty(&config.root)]) {
+        fs::create_dir_all(dir).at("create", dir)?;
     }
     let lock = lock(&config.root)?;
     make_skeleton(&layout::skeleton(&config.root))?;

@@ -39,6 +39,8 @@ impl Error {
                 FailureKind::FailurePhase => Code::FailedPrecondition,
                 // The kubelet shows the text and tries again; runc's users know `Unknown` for it.
                 FailureKind::FailureExec => Code::Unknown,
+                // As the kubelet wants it.
+                FailureKind::FailureImageVolume => Code::Unknown,
                 FailureKind::FailureInternal => Code::Internal,
             },
             Self::Silent { .. } => Code::DeadlineExceeded,

@@ -24,7 +24,10 @@ mod sysctl;
 mod user;
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use corten_image::ImageConfig;
 use corten_proto::{cri, shim};
@@ -78,6 +81,9 @@ pub(crate) struct Pod<'a> {
     pub cgroup_parent: &'a str,
 }
 
+/// The layers of every mount that names an image, topmost first, by the mount's place in the request.
+pub(crate) type ImageVolumes = BTreeMap<usize, Vec<PathBuf>>;
+
 /// What is to be planned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Container<'a> {
@@ -86,6 +92,7 @@ pub(crate) struct Container<'a> {
     pub image: &'a ImageConfig,
     /// Layer directories, topmost first.
     pub lower: &'a [PathBuf],
+    pub image_volumes: &'a ImageVolumes,
     /// Holds `upper/` and `work/`.
     pub root_dir: &'a Path,
     /// `<state>/containers/<id>`.

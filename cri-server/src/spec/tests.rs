@@ -121,6 +121,7 @@ impl Fixture {
             config: &self.config,
             image: &self.image,
             lower: &["/layers/1".into(), "/layers/0".into()],
+            image_volumes: &ImageVolumes::new(),
             root_dir: Path::new("/root/c"),
             state_dir: Path::new("/state/c"),
             target_pid: self.target_pid,

@@ -1,25 +1,42 @@
 //! The request's own mounts, and their checks.
 
-use corten_proto::{cri, shim};
+use std::path::PathBuf;
 
-use crate::spec::{Invalid, path};
+use corten_proto::{
+    cri,
+    shim::{self, mount::Kind},
+};
+
+use super::image;
+use crate::spec::{ImageVolumes, Invalid, path};
 
 /// In the request's order, destinations cleaned.
-pub(super) fn plan(config: &cri::ContainerConfig) -> Result<Vec<shim::Mount>, Invalid> {
+pub(super) fn plan(
+    config: &cri::ContainerConfig,
+    images: &ImageVolumes,
+) -> Result<Vec<shim::Mount>, Invalid> {
     let mounts = config.mounts.iter().enumerate();
     mounts
-        .map(|(i, mount)| lower(mount, &format!("config.mounts[{i}]")))
+        .map(|(i, mount)| lower(mount, &format!("config.mounts[{i}]"), images.get(&i)))
         .collect()
 }
 
 /// All that [`plan`] checks.
 pub(in crate::spec) fn validate(config: &cri::ContainerConfig) -> Result<(), Invalid> {
-    plan(config).map(drop)
+    plan(config, &ImageVolumes::new()).map(drop)
 }
 
-fn lower(mount: &cri::Mount, field: &str) -> Result<shim::Mount, Invalid> {
+/// `layers` are those of the mount's image.
+fn lower(
+    mount: &cri::Mount,
+    field: &str,
+    layers: Option<&Vec<PathBuf>>,
+) -> Result<shim::Mount, Invalid> {
     refuse_unsupported(mount, field)?;
-    path::absolute(&mount.host_path, &format!("{field}.host_path"))?;
+    let kind = match &mount.image {
+        Some(_) => Kind::Image(image::plan(mount, field, layers)?),
+        None => Kind::Bind(bind(mount, field)?),
+    };
     let destination = path::clean(&mount.container_path, &format!("{field}.container_path"))?;
     if destination == "/" {
         return Err(Invalid::new(
@@ -27,33 +44,31 @@ fn lower(mount: &cri::Mount, field: &str) -> Result<shim::Mount, Invalid> {
             "a mount cannot replace the root",
         ));
     }
-    let bind = shim::Bind {
+    Ok(shim::Mount {
+        destination,
+        attributes: Some(attributes(mount, field)?),
+        kind: Some(kind),
+    })
+}
+
+fn bind(mount: &cri::Mount, field: &str) -> Result<shim::Bind, Invalid> {
+    path::absolute(&mount.host_path, &format!("{field}.host_path"))?;
+    if !mount.image_sub_path.is_empty() {
+        let field = format!("{field}.image_sub_path");
+        return Err(Invalid::new(field, "set without an image"));
+    }
+    Ok(shim::Bind {
         source: mount.host_path.clone(),
         propagation: propagation(mount, field)?.into(),
         // The CRI asks for an error, but every runtime makes the folder and workloads rely on it.
         create_source: true,
         recursive_readonly: recursive_readonly(mount, field)?,
-    };
-    Ok(shim::Mount {
-        destination,
-        attributes: Some(attributes(mount, field)?),
-        kind: Some(shim::mount::Kind::Bind(bind)),
     })
 }
 
 /// `selinux_relabel` is none of these: where SELinux is absent it asks for nothing.
 fn refuse_unsupported(mount: &cri::Mount, field: &str) -> Result<(), Invalid> {
     let unsupported = [
-        (
-            mount.image.is_some(),
-            "image",
-            "image volumes are not supported",
-        ),
-        (
-            !mount.image_sub_path.is_empty(),
-            "image_sub_path",
-            "image volumes are not supported",
-        ),
         (
             !mount.uid_mappings.is_empty(),
             "uidMappings",
@@ -210,13 +225,6 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         let mapping = cri::IdMapping::default();
-        refused(
-            cri::Mount {
-                image: Some(cri::ImageSpec::default()),
-                ..mount()
-            },
-            "image",
-        );
         refused(
             cri::Mount {
                 image_sub_path: "etc".into(),

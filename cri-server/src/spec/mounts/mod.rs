@@ -5,6 +5,7 @@
 //! folders of the container's own upper layer.
 
 mod bind;
+mod image;
 mod system;
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ pub(super) use bind::validate;
 /// the request takes the place of ours on the same destination; one on `/dev` also of the file
 /// systems below it, but not of the pod's shared memory.
 pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
-    let asked = bind::plan(input.container.config)?;
+    let asked = bind::plan(input.container.config, input.container.image_volumes)?;
     let taken: HashSet<&str> = asked.iter().map(|mount| &*mount.destination).collect();
     let below_dev = |path: &str| taken.contains("/dev") && path.starts_with("/dev/");
     let mut mounts = system::kernel(input.security.privileged());
@@ -88,6 +89,7 @@ mod tests {
                 format!("bind {} {destination}{flags}{more}", bind.source)
             }
             Some(Kind::Cgroup(_)) => format!("cgroup {destination}{flags}"),
+            Some(Kind::Image(image)) => format!("image {:?} {destination}{flags}", image.lower),
             None => "nothing".into(),
         }
     }

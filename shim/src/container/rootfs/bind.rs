@@ -21,11 +21,11 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 use super::{attach_at, attribute_bits};
 use crate::failure::{Doing, Result, failure, invalid};
 
-/// A detached copy of a part of the host's tree.
+/// A detached mount that is to be attached in the container.
 #[derive(Debug)]
 pub(super) struct Tree {
     source: String,
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
     is_directory: bool,
 }
 
@@ -58,12 +58,7 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
         mount::set_attributes(fd.as_fd(), ATTR_RDONLY, 0, true)
             .doing("make read-only recursively", subject())?;
     }
-    let stat = fstat(&fd).doing("stat", &bind.source)?;
-    Ok(Tree {
-        source: bind.source.clone(),
-        fd,
-        is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-    })
+    Tree::new(&bind.source, fd)
 }
 
 fn clone_or_create(path: &Path, create: bool) -> io::Result<OwnedFd> {
@@ -125,6 +120,16 @@ fn sharing(table: &str, id: u64) -> Option<(bool, bool)> {
 }
 
 impl Tree {
+    /// `source` is what messages call it.
+    pub(super) fn new(source: &str, fd: OwnedFd) -> Result<Self> {
+        let stat = fstat(&fd).doing("stat", source)?;
+        Ok(Self {
+            source: source.to_owned(),
+            fd,
+            is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        })
+    }
+
     pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {
         attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|failure| {
             let place = root

@@ -8,6 +8,7 @@ mod cgroup_view;
 mod device;
 mod filesystem;
 mod hidden;
+mod image;
 mod overlay;
 
 use std::{
@@ -48,7 +49,7 @@ pub(super) struct Sources {
 
 #[derive(Debug)]
 enum Source {
-    Bind(bind::Tree),
+    Tree(bind::Tree),
     /// Made in the container's namespaces or cgroup.
     Later,
     Cgroup(cgroup_view::View),
@@ -61,17 +62,23 @@ impl Sources {
             return Err(invalid("read", "rootfs", "is missing"));
         };
         let nodes = device::find(&plan.devices)?;
-        let root = overlay::open(rootfs)?;
         let open = |mount: &Mount| match &mount.kind {
-            Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Bind),
-            Some(Kind::Cgroup(_) | Kind::Filesystem(_)) => Ok(Source::Later),
+            Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Tree),
+            Some(Kind::Cgroup(_) | Kind::Filesystem(_) | Kind::Image(_)) => Ok(Source::Later),
             None => Err(invalid(
                 "mount",
                 &mount.destination,
                 "the mount has no kind",
             )),
         };
-        let mounts = plan.mounts.iter().map(open).collect::<Result<_>>()?;
+        let mut mounts: Vec<_> = plan.mounts.iter().map(open).collect::<Result<_>>()?;
+        // After the volumes: an overlay may take us into a copy of the host's mount namespace, where nothing is shared.
+        let root = overlay::open(rootfs)?;
+        for (mount, source) in plan.mounts.iter().zip(&mut mounts) {
+            if let Some(Kind::Image(image)) = &mount.kind {
+                *source = Source::Tree(image::open(image, mount)?);
+            }
+        }
         Ok(Self {
             root,
             mounts,
@@ -95,18 +102,25 @@ impl Sources {
     }
 
     /// Puts the tree together in a mount namespace of the caller's own.
-    pub(super) fn assemble(self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
+    pub(super) fn assemble(mut self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
         ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
             .doing("enter", "the template mount namespace")?;
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(CWD, mount::TEMPLATE_ROOT, flags, Mode::empty())
             .doing("open", mount::TEMPLATE_ROOT)?;
+        for (mount, source) in plan.mounts.iter().zip(&mut self.mounts) {
+            if let (Some(Kind::Image(image)), Source::Tree(tree)) = (&mount.kind, &mut *source)
+                && !image.sub_path.is_empty()
+            {
+                *tree = image::narrow(tree, &image.sub_path, &place)?;
+            }
+        }
         mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
         let root = Root::from_fd(self.root);
         for (mount, source) in plan.mounts.iter().zip(self.mounts) {
             match (source, &mount.kind) {
-                (Source::Bind(tree), _) => tree.attach(&root, &mount.destination)?,
+                (Source::Tree(tree), _) => tree.attach(&root, &mount.destination)?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount)?,
                 (Source::Later, Some(Kind::Filesystem(kind))) => {
                     filesystem::attach(&root, mount, kind)?
@@ -115,11 +129,9 @@ impl Sources {
             }
         }
         device::make(&root, &self.nodes)?;
-        if !plan
-            .mounts
-            .iter()
-            .any(|mount| mount.destination == "/dev" && matches!(mount.kind, Some(Kind::Bind(_))))
-        {
+        if !plan.mounts.iter().any(|mount| {
+            mount.destination == "/dev" && !matches!(mount.kind, Some(Kind::Filesystem(_)))
+        }) {
             device::make_defaults(&root)?;
         }
         Ok(root)
