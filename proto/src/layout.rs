@@ -11,7 +11,7 @@
 //!   cni/                        what each pod was attached with
 //!   operations/<id>             what an unfinished operation is about to create
 //!   pods/<id>                   record of a pod sandbox
-//!   containers/<id>/            record, upper/, work/
+//!   containers/<id>/            record, upper/, work/, volumes/<number>/
 //!   skeleton/                   the lowest layer of every container: mount points, empty
 //!   empty/                      an empty directory, the lowest layer of image volumes
 //!   quarantine/                 records that could not be read

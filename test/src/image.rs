@@ -49,6 +49,13 @@ pub async fn load_changed(
     Ok(())
 }
 
+/// Writes the busybox image's one layer, a tar, into `dir`.
+pub fn busybox_layer(dir: &Path) -> Result<PathBuf> {
+    let layer = dir.join("base.tar");
+    pack(&busybox_tree(dir)?, &layer)?;
+    Ok(layer)
+}
+
 fn busybox_config() -> Value {
     json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"] })
 }
@@ -121,9 +128,7 @@ pub fn noise(number: usize, mib: u64) -> Result<Vec<u8>> {
 
 /// An OCI archive of busybox with so many layers, each of which adds `/layers/<number>`, from 1 on.
 pub fn archive_of_many(dir: &Path, count: usize, name: &str) -> Result<PathBuf> {
-    let base = dir.join("base.tar");
-    pack(&busybox_tree(dir)?, &base)?;
-    let mut layers = vec![fs::read(base)?];
+    let mut layers = vec![fs::read(busybox_layer(dir)?)?];
     for number in 1..count {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_ustar();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CgroupDriver, Config, LogFormat, LogLevel, without_scheme};
+use super::{CgroupDriver, Config, DeclaredVolumes, LogFormat, LogLevel, without_scheme};
 
 /// What stands on the command line wins over the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -91,6 +91,9 @@ struct LimitFlags {
     nofile_soft: Option<u64>,
     #[arg(long, value_name = "N")]
     nofile_hard: Option<u64>,
+    /// Volumes that images declare
+    #[arg(long, value_enum)]
+    declared_volumes: Option<DeclaredVolumes>,
 }
 
 impl Flags {
@@ -149,6 +152,10 @@ impl LimitFlags {
         set(&mut config.container.log_line_max, &self.log_line_max);
         set(&mut config.container.nofile_soft, &self.nofile_soft);
         set(&mut config.container.nofile_hard, &self.nofile_hard);
+        set(
+            &mut config.container.declared_volumes,
+            &self.declared_volumes,
+        );
     }
 }
 

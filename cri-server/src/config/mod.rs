@@ -122,6 +122,17 @@ pub(crate) struct Container {
     pub(crate) log_line_max: u32,
     pub(crate) nofile_soft: u64,
     pub(crate) nofile_hard: u64,
+    pub(crate) declared_volumes: DeclaredVolumes,
+}
+
+/// What becomes of the volumes that an image declares.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeclaredVolumes {
+    /// A directory each, with a copy of what the image has there.
+    Copy,
+    /// Nothing: they are directories of the container's root.
+    Ignore,
 }
 
 /// Who makes cgroups.
@@ -362,6 +373,7 @@ impl Default for Container {
             log_line_max: 16384,
             nofile_soft: 1024,
             nofile_hard: 524_288,
+            declared_volumes: DeclaredVolumes::Copy,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder},
     os::unix::fs::{DirBuilderExt, MetadataExt, chown},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -12,13 +12,14 @@ use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
     record::{self, Resource, resource::Kind},
-    shim::Plan,
+    shim::{Plan, mount},
 };
 
 use super::{Container, State, exit, image_volumes::ImageVolumes, name};
 use crate::{
     blocking::blocking,
     clock,
+    config::DeclaredVolumes,
     context::Context,
     error::{At, Error, Result},
     operation::{Hash, attempt},
@@ -176,13 +177,17 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
     };
     let mut lower = draft.layers.lower_dirs().to_vec();
     lower.push(layout::skeleton(&cx.config.root));
+    let root_dir = layout::container_root(&cx.config.root, &draft.id);
+    let volumes_dir = root_dir.join("volumes");
     let container = spec::Container {
         id: &draft.id,
         config: &draft.config,
         image: &draft.image.config,
         lower: &lower,
         image_volumes: &draft.image_volumes.lower_dirs(cx),
-        root_dir: &layout::container_root(&cx.config.root, &draft.id),
+        root_dir: &root_dir,
+        volumes_dir: (cx.config.container.declared_volumes == DeclaredVolumes::Copy)
+            .then_some(&volumes_dir),
         state_dir: &layout::container_state(&cx.config.state, &draft.id),
         target_pid: target_pid(cx, draft)?,
         seccomp_profile: seccomp_profile.as_deref(),
@@ -233,9 +238,16 @@ async fn make(
     let state_dir = layout::container_state(&cx.config.state, &record.id);
     let root_dir = layout::container_root(&cx.config.root, &record.id);
     let dirs = (state_dir.clone(), root_dir);
+    let volumes = declared_volumes(&plan);
     let root = layers.first().map(LayerHold::lower_dirs);
     let top = root.and_then(<[_]>::first).cloned();
-    blocking(move || create_dirs(&dirs.0, &dirs.1, top.as_deref())).await?;
+    blocking(move || {
+        create_dirs(&dirs.0, &dirs.1, top.as_deref())?;
+        volumes
+            .iter()
+            .try_for_each(|dir| fs::create_dir_all(dir).at("create", dir))
+    })
+    .await?;
 
     let failed = |doing: &str| {
         let doing = doing.to_owned();
@@ -263,6 +275,15 @@ async fn make(
     cx.store.publish_container(Arc::clone(&container))?;
     tokio::spawn(exit::supervise(cx, container, events));
     Ok(())
+}
+
+/// The directories of the volumes that the image declares.
+fn declared_volumes(plan: &Plan) -> Vec<PathBuf> {
+    let sources = plan.mounts.iter().filter_map(|mount| match &mount.kind {
+        Some(mount::Kind::Declared(volume)) => Some(PathBuf::from(&volume.source)),
+        _ => None,
+    });
+    sources.collect()
 }
 
 /// upper and work are new for every attempt: a volatile overlay refuses a used workdir (overlayfs.rst, "Volatile mount").

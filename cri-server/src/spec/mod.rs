@@ -95,6 +95,8 @@ pub(crate) struct Container<'a> {
     pub image_volumes: &'a ImageVolumes,
     /// Holds `upper/` and `work/`.
     pub root_dir: &'a Path,
+    /// Where volumes that the image declares are to be; none are made without.
+    pub volumes_dir: Option<&'a Path>,
     /// `<state>/containers/<id>`.
     pub state_dir: &'a Path,
     /// Host pid of the init of the container that PID mode TARGET names.

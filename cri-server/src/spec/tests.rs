@@ -123,6 +123,7 @@ impl Fixture {
             lower: &["/layers/1".into(), "/layers/0".into()],
             image_volumes: &ImageVolumes::new(),
             root_dir: Path::new("/root/c"),
+            volumes_dir: Some(Path::new("/root/c/volumes")),
             state_dir: Path::new("/state/c"),
             target_pid: self.target_pid,
             seccomp_profile: None,

@@ -1,10 +1,8 @@
 //! What is mounted in a container, in the order of mounting: the kernel's file systems, then bind
-//! mounts.
-//!
-//! The folders that an image declares as `VOLUME` get no mount: they stay what they are, writable
-//! folders of the container's own upper layer.
+//! mounts, images and the volumes that the image declares.
 
 mod bind;
+mod declared;
 mod image;
 mod system;
 
@@ -28,6 +26,11 @@ pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
     let mut binds = system::pod_files(input)?;
     binds.retain(|ours| !taken.contains(&*ours.destination));
     binds.extend(asked.iter().cloned());
+    if let Some(dir) = input.container.volumes_dir {
+        let planned: Vec<_> = mounts.iter().chain(&binds).collect();
+        let declared = declared::plan(input.container.image, dir, &planned)?;
+        binds.extend(declared);
+    }
     binds.sort_by_key(|mount| depth(&mount.destination));
     mounts.extend(binds);
     Ok(mounts)
@@ -90,6 +93,9 @@ mod tests {
             }
             Some(Kind::Cgroup(_)) => format!("cgroup {destination}{flags}"),
             Some(Kind::Image(image)) => format!("image {:?} {destination}{flags}", image.lower),
+            Some(Kind::Declared(volume)) => {
+                format!("volume {} {destination}{flags}", volume.source)
+            }
             None => "nothing".into(),
         }
     }
@@ -183,6 +189,16 @@ mod tests {
             "bind /5 /z create",
         ];
         let deeper = ["bind /4 /a/b create", "bind /1 /a/b/c create"];
+        check(&fixture, &[&KERNEL[..], &asked, &FILES, &deeper].concat());
+    }
+
+    #[test]
+    fn declared_volumes_stand_among_the_requests_mounts() {
+        let mut fixture = Fixture::default();
+        fixture.config.mounts = vec![bind("/1", "/a/b/c"), bind("/2", "/z")];
+        fixture.image.volumes = vec!["/a/b".into(), "/z/y".into(), "/proc".into()];
+        let asked = ["bind /2 /z create"];
+        let deeper = ["volume /root/c/volumes/0 /a/b", "bind /1 /a/b/c create"];
         check(&fixture, &[&KERNEL[..], &asked, &FILES, &deeper].concat());
     }
 

@@ -5,11 +5,13 @@
 
 mod bind;
 mod cgroup_view;
+mod copy_up;
 mod device;
 mod filesystem;
 mod hidden;
 mod image;
 mod overlay;
+mod volume;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -64,6 +66,7 @@ impl Sources {
         let nodes = device::find(&plan.devices)?;
         let open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Tree),
+            Some(Kind::Declared(declared)) => volume::open(declared).map(Source::Tree),
             Some(Kind::Cgroup(_) | Kind::Filesystem(_) | Kind::Image(_)) => Ok(Source::Later),
             None => Err(invalid(
                 "mount",
@@ -118,8 +121,12 @@ impl Sources {
         }
         mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
         let root = Root::from_fd(self.root);
+        let mut places = volume::Places::of(&root)?;
         for (mount, source) in plan.mounts.iter().zip(self.mounts) {
             match (source, &mount.kind) {
+                (Source::Tree(tree), Some(Kind::Declared(_))) => {
+                    places.attach(&root, &tree, &mount.destination)?;
+                }
                 (Source::Tree(tree), _) => tree.attach(&root, &mount.destination)?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount)?,
                 (Source::Later, Some(Kind::Filesystem(kind))) => {
