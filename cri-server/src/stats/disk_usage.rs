@@ -3,10 +3,11 @@
 
 use std::{
     collections::HashSet,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use corten_sys::root::Root;
@@ -30,14 +31,13 @@ pub(super) fn measure(top: &Path) -> io::Result<DiskUsage> {
     let mut usage = DiskUsage::default();
     usage.add(&own);
     let mut linked = HashSet::new();
-    let mut directories = vec![PathBuf::new()];
-    while let Some(path) = directories.pop() {
-        let directory = match open(&root, &path) {
+    let mut places = vec![Arc::new(Place::default())];
+    while let Some(place) = places.pop() {
+        let mut directory = match open(&root, &place.path()) {
             Ok(directory) => Dir::new(directory)?,
             Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
-        let (mut directory, place) = (directory, path);
         while let Some(entry) = directory.read() {
             let entry = entry?;
             let name = entry.file_name();
@@ -51,7 +51,10 @@ pub(super) fn measure(top: &Path) -> io::Result<DiskUsage> {
             };
             let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
             if is_directory {
-                directories.push(place.join(OsStr::from_bytes(name.to_bytes())));
+                places.push(Arc::new(Place {
+                    parent: Some(Arc::clone(&place)),
+                    name: OsStr::from_bytes(name.to_bytes()).to_owned(),
+                }));
             } else if found.st_nlink > 1 && !linked.insert(found.st_ino) {
                 continue;
             }
@@ -59,6 +62,36 @@ pub(super) fn measure(top: &Path) -> io::Result<DiskUsage> {
         }
     }
     Ok(usage)
+}
+
+/// A directory that is still to be read. It holds one name: the paths of a million directories, each of them kilobytes
+/// long, would take gigabytes.
+#[derive(Default)]
+struct Place {
+    parent: Option<Arc<Place>>,
+    name: OsString,
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut place = Some(self);
+        while let Some(here) = place {
+            names.push(here.name.as_os_str());
+            place = here.parent.as_deref();
+        }
+        names.into_iter().rev().collect()
+    }
+}
+
+impl Drop for Place {
+    /// In a loop: as deep as the tree, a recursion would outgrow the stack.
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(mut last) = parent.and_then(Arc::into_inner) {
+            parent = last.parent.take();
+        }
+    }
 }
 
 impl DiskUsage {
