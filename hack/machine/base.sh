@@ -21,7 +21,7 @@ make_bases() {
     flock 8
     base=$cache/vm-$(key <(kernel_name "$release") "$hack"/machine/{base.sh,debian.sh,init,switch})
     [ -d "$base" ] || build_base "$release"
-    root_disk=$cache/vm-root-$(key "$hack"/machine/{root,debian.sh,command,command.service} "$hack"/packaging/*)
+    root_disk=$cache/vm-root-$(key "$hack"/machine/{root,debian.sh})
     [ -z "${system:-}" ] || [ -e "$root_disk" ] || build_root
     exec 8>&-
 }
@@ -35,7 +35,8 @@ key() {
 
 build_root() {
     say "making the system's root, $root_disk"
-    "$hack/machine/root" "$root_disk" >"$root_disk.log" 2>&1 8>&- || die "the root cannot be made: $(<"$root_disk.log")"
+    "$hack/machine/root" "$root_disk" >"$root_disk.log" 2>&1 8>&- ||
+        die "the root cannot be made: $(tail -n 20 "$root_disk.log")"
 }
 
 build_base() {
