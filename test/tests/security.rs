@@ -404,7 +404,7 @@ async fn limits_are_those_of_the_cgroup_and_hold() {
     let quota = limit(cgroup, "cpu/cpu.cfs_quota_us", "cpu.max");
     assert!(["25000", "25000 50000"].contains(&&*quota), "{quota}");
     let shares = limit(cgroup, "cpu/cpu.shares", "cpu.weight");
-    assert!(["512", "20"].contains(&&*shares), "{shares}");
+    assert!(["512", "59"].contains(&&*shares), "{shares}");
     assert_eq!(site.output(&id, "cat /proc/1/oom_score_adj").await, "900\n");
     let limits = reply.status.unwrap().resources.unwrap().linux.unwrap();
     assert_eq!(
