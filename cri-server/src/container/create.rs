@@ -152,6 +152,7 @@ impl Draft {
                 .unwrap_or_default(),
             mounts: plan.mounts.clone(),
             image_volumes: self.image_volumes.records(),
+            limits: spec::limits(&self.config, plan),
             ..record::Container::default()
         }
     }

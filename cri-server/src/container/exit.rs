@@ -50,7 +50,7 @@ fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
         return;
     }
     tracing::info!(container = %container.record.id, code, oom_killed, "container exited");
-    if let Err(error) = container.save_exit(cx) {
+    if let Err(error) = container.save(cx) {
         // The exit file is still there for the next start.
         tracing::warn!(container = %container.record.id, error = error.chain(), "the exit could not be recorded");
     }

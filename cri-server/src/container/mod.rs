@@ -13,6 +13,7 @@ mod image_volumes;
 pub(crate) mod remove;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod update;
 
 use std::{
     path::PathBuf,
@@ -53,6 +54,10 @@ pub(crate) struct Container {
     /// See [`name`].
     pub(crate) name: String,
     state: watch::Sender<State>,
+    /// Those that it has, after the last update.
+    limits: Mutex<Option<cri::LinuxContainerResources>>,
+    /// Held while the record is written: the last one has everything.
+    saving: Mutex<()>,
     /// `None` once the shim has ended.
     shim: Mutex<Option<Arc<shim::Client>>>,
     /// For the next figure of its CPU use.
@@ -75,10 +80,13 @@ impl Container {
             .map(name)
             .unwrap_or_default();
         let (state, _) = watch::channel(state);
+        let limits = record.limits.clone();
         Self {
             record,
             name,
             state,
+            limits: Mutex::new(limits),
+            saving: Mutex::default(),
             shim: Mutex::new(None),
             cpu_samples: CpuSamples::default(),
             layer: Layer::default(),
@@ -180,9 +188,21 @@ impl Container {
         self.start_answered.load(Ordering::Relaxed)
     }
 
-    /// Adds the end to the record. Whether the container runs before that is its shim's to tell.
-    pub(crate) fn save_exit(&self, cx: &Context) -> Result<()> {
+    /// The limits that it has; `None` where nobody has asked for any.
+    pub(crate) fn limits(&self) -> Option<cri::LinuxContainerResources> {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.clone()
+    }
+
+    fn set_limits(&self, limits: Option<cri::LinuxContainerResources>) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Writes the record with its limits, and with its end. Whether the container runs before that is its shim's to tell.
+    pub(crate) fn save(&self, cx: &Context) -> Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = self.record.clone();
+        record.limits = self.limits();
         if let State::Exited { exit, reason } = self.state() {
             record.exit = Some(exit);
             record.reason = reason;

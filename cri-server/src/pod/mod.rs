@@ -11,6 +11,7 @@ pub(crate) mod namespaces;
 pub(crate) mod remove;
 pub(crate) mod run;
 pub(crate) mod stop;
+pub(crate) mod update;
 
 use std::{
     path::PathBuf,

@@ -79,10 +79,7 @@ pub(super) fn container_status(container: &Container) -> cri::ContainerStatus {
         State::Running { started_at } => (*started_at, None),
         State::Exited { exit, reason } => (exit.started_at_ns, Some((exit, reason.as_str()))),
     };
-    let resources = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.resources.clone());
+    let resources = container.limits();
     cri::ContainerStatus {
         id: view.id,
         metadata: view.metadata,

@@ -17,7 +17,7 @@ use corten_proto::{
     layout,
     shim::{
         Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Plan, ReopenLog, Reply,
-        Request, Shutdown, Start, Stop, reply::Result as Answer, request::Call,
+        Request, Shutdown, Start, Stop, Update, reply::Result as Answer, request::Call,
     },
 };
 use tokio::{
@@ -130,6 +130,14 @@ impl Client {
         self.call(Call::ReopenLog(ReopenLog {}), &[], Some(QUICK))
             .await
             .map(drop)
+    }
+
+    /// Returns what the host does not allow, one sentence each.
+    pub(crate) async fn update(&self, update: Update) -> Result<Vec<String>, Error> {
+        match self.call(Call::Update(update), &[], Some(QUICK)).await? {
+            Answer::Updated(updated) => Ok(updated.warnings),
+            _ => Err(Error::Confused { what: "Update" }),
+        }
     }
 
     pub(crate) async fn shutdown(&self) -> Result<(), Error> {

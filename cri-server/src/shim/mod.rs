@@ -49,6 +49,15 @@ impl Error {
         }
     }
 
+    /// Whether there may be no container any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Gone | Self::Connection(_) => true,
+            Self::Refused(failure) => failure.kind() == FailureKind::FailurePhase,
+            Self::Spawn { .. } | Self::Silent { .. } | Self::Confused { .. } => false,
+        }
+    }
+
     /// The failure that the shim told, if it told one.
     pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {

@@ -21,6 +21,7 @@ mod seccomp;
 mod security_profile;
 mod signal;
 mod sysctl;
+mod update;
 mod user;
 mod validate;
 
@@ -38,6 +39,7 @@ pub(crate) use namespaces::of_pod as pod_namespaces;
 pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;
+pub(crate) use update::{limits, pod_limits, update};
 pub(crate) use validate::{validate_container, validate_pod};
 
 /// A field of a request that cannot be accepted.

@@ -7,7 +7,7 @@ use corten_proto::{cri, shim};
 
 use super::{Defaults, Host, Invalid};
 
-const FIELD: &str = "config.linux.resources";
+pub(super) const FIELD: &str = "config.linux.resources";
 /// `include/uapi/asm-generic/resource.h`.
 const RLIMIT_NOFILE: u32 = 7;
 /// Bytes. Below this not even the exec of a static program succeeds; it would end in a kill without
@@ -20,13 +20,18 @@ pub(super) fn plan(
     host: &Host,
     defaults: &Defaults,
 ) -> Result<shim::Resources, Invalid> {
-    let pids_limit = defaults.pids_limit;
-    let Some(asked) = resources(config) else {
-        return Ok(shim::Resources {
-            pids_limit,
-            ..Default::default()
-        });
-    };
+    let asked = resources(config).map(|asked| limits(asked, host));
+    Ok(shim::Resources {
+        pids_limit: defaults.pids_limit,
+        ..asked.transpose()?.unwrap_or_default()
+    })
+}
+
+/// What of the limits a cgroup has files for.
+pub(super) fn limits(
+    asked: &cri::LinuxContainerResources,
+    host: &Host,
+) -> Result<shim::Resources, Invalid> {
     cpu(asked)?;
     for (list, name) in [
         (&asked.cpuset_cpus, "cpuset_cpus"),
@@ -43,7 +48,7 @@ pub(super) fn plan(
         cpuset_mems: asked.cpuset_mems.clone(),
         memory_limit: memory(asked.memory_limit_in_bytes)?,
         memory_and_swap_limit: memory_and_swap(asked)?,
-        pids_limit,
+        pids_limit: 0,
         hugepage_limits: hugepages(asked, host)?,
         unified: unified(asked, host)?,
     })
@@ -51,7 +56,10 @@ pub(super) fn plan(
 
 /// -1000 (never killed) to 1000 (killed first).
 pub(super) fn oom_score_adj(config: &cri::ContainerConfig) -> Result<i32, Invalid> {
-    let value = resources(config).map_or(0, |asked| asked.oom_score_adj);
+    checked_oom_score_adj(resources(config).map_or(0, |asked| asked.oom_score_adj))
+}
+
+pub(super) fn checked_oom_score_adj(value: i64) -> Result<i32, Invalid> {
     match i32::try_from(value) {
         Ok(value @ -1000..=1000) => Ok(value),
         _ => Err(invalid(

@@ -172,8 +172,8 @@ fn read_pod(
     let counted = pod.own_cgroup().map_or(alone, |own| vec![own]);
     let count = |path: &str| {
         Cgroup::new(hierarchies, path)
-            .process_count()
-            .unwrap_or_default()
+            .all_procs()
+            .map_or(0, |processes| processes.len())
     };
     let processes = counted.into_iter().map(count).sum();
     let interfaces = pod.netns().and_then(|netns| {

@@ -43,7 +43,7 @@ pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()>
     setsid().doing("setsid", "process")?;
     // Modes of what is made are as they are said.
     umask(Mode::empty());
-    security::set_oom_score_adj(process.oom_score_adj, warnings)
+    security::set_oom_score_adj("self", process.oom_score_adj, warnings)
 }
 
 /// Opens the working directory below the root, made where it is missing. A magic link such as /proc/self/fd/7 would lead to

@@ -16,6 +16,8 @@ use crate::failure::{Doing, Result};
 pub(super) struct Group {
     pub(super) hierarchies: Hierarchies,
     pub(super) path: String,
+    /// What of the limits this host does not have.
+    pub(super) warnings: Vec<String>,
     /// The v1 files `tasks`, for a child to attach itself.
     tasks: Vec<OwnedFd>,
 }
@@ -27,6 +29,7 @@ impl Group {
         let group = Self {
             hierarchies,
             path: plan.path.clone(),
+            warnings: Vec::new(),
             tasks: Vec::new(),
         };
         let made = group.cgroup().create_v2();
@@ -37,7 +40,21 @@ impl Group {
     /// Makes the rest, and sets the limits.
     pub(super) fn complete(&mut self, plan: &shim::Cgroup) -> Result<()> {
         self.tasks = self.set_up(plan).doing("make cgroup", &plan.path)?;
+        let limits = plan.resources.as_ref().map(resources);
+        self.warnings = self.missing(&limits.unwrap_or_default());
         Ok(())
+    }
+
+    /// A limit of huge pages is not worth a container that does not run: a node without the controller is set up so.
+    pub(super) fn missing(&self, limits: &Resources) -> Vec<String> {
+        let mut wanted = limits.clone();
+        // The kubelet asks for 0 of every size that a pod does not name.
+        wanted.hugepage_limits.retain(|limit| limit.limit != 0);
+        let warning = |size: &str| {
+            format!("huge pages of {size} are not limited: this host has no hugetlb controller")
+        };
+        let sizes = self.cgroup().unlimited_hugepages(&wanted);
+        sizes.into_iter().map(warning).collect()
     }
 
     fn set_up(&self, plan: &shim::Cgroup) -> io::Result<Vec<OwnedFd>> {
@@ -120,7 +137,7 @@ fn rule(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, permissions: &
     }
 }
 
-fn resources(limits: &shim::Resources) -> Resources {
+pub(super) fn resources(limits: &shim::Resources) -> Resources {
     let hugepage = |limit: &shim::HugepageLimit| HugepageLimit {
         page_size: limit.page_size.clone(),
         limit: limit.limit,

@@ -26,6 +26,7 @@ mod report;
 mod rootfs;
 mod security;
 mod terminal;
+mod update;
 mod user;
 
 use std::{
@@ -39,12 +40,15 @@ use corten_sys::{
     process::{self, Child, CloneFlags, Cloned, SingleThreaded},
 };
 
-pub(crate) use self::report::{Report, Told};
 use self::{
     exec::{Stage, Subgroup},
     group::Group,
     init::Init,
     namespaces::Joins,
+};
+pub(crate) use self::{
+    report::{Report, Told},
+    update::update,
 };
 use crate::failure::{Doing, Result, invalid};
 
@@ -190,7 +194,8 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
 
 impl Container {
     /// Keeps what init has said, for further processes.
-    pub(crate) fn set_created(&mut self, created: &Created) -> Result<()> {
+    pub(crate) fn set_created(&mut self, created: &mut Created) -> Result<()> {
+        created.warnings.append(&mut self.group.warnings);
         let identity = created.identity.clone();
         self.identity =
             identity.ok_or_else(|| invalid("read", "report", "init has not said who it is"))?;

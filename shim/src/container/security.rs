@@ -12,7 +12,6 @@ use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread
 use crate::failure::{Doing, Result};
 
 /// Of the thread that reads it, also when it is born in another PID namespace.
-const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 /// Capability numbers fit into 64 bits; the kernel says where its own end.
 const MAX_CAPABILITIES: u8 = 64;
 /// By number, without CAP_ (include/uapi/linux/capability.h).
@@ -47,15 +46,21 @@ pub(super) fn set_rlimits(limits: &[Rlimit], warnings: &mut Vec<String>) -> Resu
 }
 
 /// Sets how readily the kernel kills the process for want of memory; has to see the host's /proc.
-pub(super) fn set_oom_score_adj(wanted: i32, warnings: &mut Vec<String>) -> Result<()> {
-    let set = |value: i32| fs::write(OOM_SCORE_ADJ, value.to_string());
+/// `process` is its name there.
+pub(super) fn set_oom_score_adj(
+    process: &str,
+    wanted: i32,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let path = format!("/proc/{process}/oom_score_adj");
+    let set = |value: i32| fs::write(&path, value.to_string());
     match set(wanted) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // Below what we were started with. 0 is likely possible, and what we have now is.
             let value = if wanted < 0 && set(0).is_ok() {
                 "0".into()
             } else {
-                fs::read_to_string(OOM_SCORE_ADJ).unwrap_or_default()
+                fs::read_to_string(&path).unwrap_or_default()
             };
             warnings.push(format!(
                 "oom_score_adj {wanted} is not allowed on this host: it is {}",
@@ -63,7 +68,7 @@ pub(super) fn set_oom_score_adj(wanted: i32, warnings: &mut Vec<String>) -> Resu
             ));
             Ok(())
         }
-        result => result.doing("write", format!("{wanted} to {OOM_SCORE_ADJ}")),
+        result => result.doing("write", format!("{wanted} to {path}")),
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use corten_proto::shim::{
-    Create, Done, Failure, FailureKind, HelloReply, Phase, Request, Stop, reply::Result as Answer,
-    request::Call,
+    Create, Done, Failure, FailureKind, HelloReply, Phase, Request, Stop, Update,
+    reply::Result as Answer, request::Call,
 };
 use corten_sys::process;
 
@@ -63,6 +63,7 @@ impl Supervisor {
             Call::Exec(exec) => self.exec(to, exec, fds).map(|()| None),
             Call::Stop(stop) => self.stop(&stop).and(done),
             Call::ReopenLog(_) => self.reopen_log().and(done),
+            Call::Update(update) => self.update(&update).map(Some),
             Call::Shutdown(_) => {
                 self.give_up();
                 done
@@ -163,6 +164,13 @@ impl Supervisor {
         }
     }
 
+    fn update(&mut self, request: &Update) -> Result<Answer> {
+        match &mut self.container {
+            Some(container) => container::update(container, request).map(Answer::Updated),
+            None => Err(phase("update", self.stage.reason())),
+        }
+    }
+
     fn reopen_log(&mut self) -> Result<()> {
         match &mut self.output {
             Some(output) => output.log.reopen(),
@@ -180,5 +188,6 @@ fn name(call: &Call) -> &'static str {
         Call::Stop(_) => "stop",
         Call::ReopenLog(_) => "reopen the log",
         Call::Shutdown(_) => "shut down",
+        Call::Update(_) => "update",
     }
 }

@@ -71,7 +71,7 @@ impl Supervisor {
             output.set_terminal(terminal, &self.events)?;
         }
         if let Some(container) = &mut self.container {
-            container.set_created(&created)?;
+            container.set_created(&mut created)?;
             created.init_pid = container.init.pid;
         }
         // The plan is the largest thing that a shim ever holds.

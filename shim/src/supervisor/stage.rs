@@ -55,6 +55,9 @@ impl Stage {
             Call::Start(_) => matches!(self, Self::Created),
             Call::Exec(_) => matches!(self, Self::Running),
             Call::Stop(_) => !matches!(self, Self::Empty | Self::Failed | Self::Exited),
+            Call::Update(_) => {
+                matches!(self, Self::Created | Self::Starting(_) | Self::Running)
+            }
             Call::ReopenLog(_) => self.was_created() && !matches!(self, Self::Exited),
             // One that runs is ended by Stop, which knows of a signal and of time.
             Call::Shutdown(_) => !matches!(self, Self::Starting(_) | Self::Running),
@@ -78,7 +81,7 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    use corten_proto::shim::{Create, Exec, Hello, ReopenLog, Shutdown, Start, Stop};
+    use corten_proto::shim::{Create, Exec, Hello, ReopenLog, Shutdown, Start, Stop, Update};
 
     use super::*;
 
@@ -96,21 +99,22 @@ mod tests {
             Call::Stop(Stop::default()),
             Call::ReopenLog(ReopenLog {}),
             Call::Shutdown(Shutdown {}),
+            Call::Update(Update::default()),
         ];
-        // Hello, Create, Start, Exec, sTop, Reopen, sHutdown.
+        // Hello, Create, Start, Exec, sTop, Reopen, Shutdown, Update.
         let golden = [
-            (Stage::Empty, Phase::Empty, "HC....S"),
-            (Stage::Creating(waiting), Phase::Empty, "H...T.S"),
-            (Stage::Failed, Phase::Empty, "H.....S"),
-            (Stage::Created, Phase::Created, "H.S.TRS"),
-            (Stage::Starting(waiting), Phase::Created, "H...TR."),
+            (Stage::Empty, Phase::Empty, "HC....S."),
+            (Stage::Creating(waiting), Phase::Empty, "H...T.S."),
+            (Stage::Failed, Phase::Empty, "H.....S."),
+            (Stage::Created, Phase::Created, "H.S.TRSU"),
+            (Stage::Starting(waiting), Phase::Created, "H...TR.U"),
             (
                 Stage::Refused(Failure::default()),
                 Phase::Running,
-                "H...TRS",
+                "H...TRS.",
             ),
-            (Stage::Running, Phase::Running, "H..ETR."),
-            (Stage::Exited, Phase::Exited, "H.....S"),
+            (Stage::Running, Phase::Running, "H..ETR.U"),
+            (Stage::Exited, Phase::Exited, "H.....S."),
         ];
         for (stage, phase, want) in golden {
             let allowed: Vec<_> = calls.iter().map(|call| stage.allows(call)).collect();

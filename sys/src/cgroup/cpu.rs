@@ -1,52 +1,59 @@
 //! cpu: shares and quota, and the time that was used (cpuacct on v1).
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
-use super::{Cgroup, Resources, keyed, write};
+use super::{
+    Cgroup, Resources, keyed,
+    setting::{OrMax, Setting},
+};
 
-pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
+/// The kernel's own, in microseconds.
+const PERIOD: i64 = 100_000;
+
+pub(super) fn settings(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<Vec<Setting>> {
+    let mut settings = Vec::new();
     if let Some(dir) = cgroup.v1("cpu") {
         if resources.cpu_shares != 0 {
-            write(&dir.join("cpu.shares"), &resources.cpu_shares.to_string())?;
+            let file = dir.join("cpu.shares");
+            settings.push(Setting::new("cpu_shares", file, resources.cpu_shares));
         }
-        // The period first: a quota is checked against it.
-        if resources.cpu_period != 0 {
-            write(
-                &dir.join("cpu.cfs_period_us"),
-                &resources.cpu_period.to_string(),
-            )?;
-        }
-        if resources.cpu_quota != 0 {
-            write(
-                &dir.join("cpu.cfs_quota_us"),
-                &resources.cpu_quota.to_string(),
-            )?;
-        }
-        return Ok(());
+        settings.extend(bandwidth_v1(&dir, resources)?);
+        return Ok(settings);
     }
     let Some(dir) = cgroup.v2() else {
-        return Ok(());
+        return Ok(settings);
     };
     if resources.cpu_shares != 0 {
-        write(
-            &dir.join("cpu.weight"),
-            &weight(resources.cpu_shares).to_string(),
-        )?;
+        let weight = weight(resources.cpu_shares);
+        settings.push(Setting::new("cpu_shares", dir.join("cpu.weight"), weight));
     }
-    if resources.cpu_period != 0 || resources.cpu_quota != 0 {
-        let quota = if resources.cpu_quota > 0 {
-            resources.cpu_quota.to_string()
-        } else {
-            "max".into()
-        };
-        let period = if resources.cpu_period == 0 {
-            100_000
-        } else {
-            resources.cpu_period
-        };
-        write(&dir.join("cpu.max"), &format!("{quota} {period}"))?;
+    let (quota, period) = (resources.cpu_quota, resources.cpu_period);
+    if period != 0 || quota != 0 {
+        let quota = OrMax(if quota == 0 { -1 } else { quota });
+        let period = if period == 0 { PERIOD } else { period };
+        let value = format!("{quota} {period}");
+        settings.push(Setting::new("cpu_quota", dir.join("cpu.max"), value));
     }
-    Ok(())
+    Ok(settings)
+}
+
+/// The kernel checks each write against the parent's share of time, so that the one that makes the share smaller comes
+/// first.
+fn bandwidth_v1(dir: &Path, resources: &Resources) -> io::Result<Vec<Setting>> {
+    let setting = |field, file, value| {
+        let setting = Setting::new(field, dir.join(file), value);
+        (value != 0).then_some(setting)
+    };
+    let quota = setting("cpu_quota", "cpu.cfs_quota_us", resources.cpu_quota);
+    let period = setting("cpu_period", "cpu.cfs_period_us", resources.cpu_period);
+    let mut both = [period, quota];
+    if both.iter().all(Option::is_some) {
+        let now = fs::read_to_string(dir.join("cpu.cfs_period_us"))?;
+        if now.trim().parse().unwrap_or(PERIOD) > resources.cpu_period {
+            both.reverse();
+        }
+    }
+    Ok(both.into_iter().flatten().collect())
 }
 
 /// Nanoseconds of CPU time.

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Cgroup, Resources, write};
+use super::{Cgroup, Resources, setting::Setting, write};
 
 /// Gives `dir` what its parent has, where it has nothing; and before it the parents that have nothing. The root has all.
 pub(super) fn fill(dir: &Path) -> io::Result<()> {
@@ -25,17 +25,15 @@ fn fill_file(dir: &Path, file: &str) -> io::Result<String> {
     }
 }
 
-pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
+pub(super) fn settings(cgroup: &Cgroup<'_>, resources: &Resources) -> Vec<Setting> {
     let Some(dir) = cgroup.v1("cpuset").or_else(|| cgroup.v2()) else {
-        return Ok(());
+        return Vec::new();
     };
-    for (file, value) in [
-        ("cpuset.cpus", &resources.cpuset_cpus),
-        ("cpuset.mems", &resources.cpuset_mems),
-    ] {
-        if !value.is_empty() {
-            write(&dir.join(file), value)?;
-        }
-    }
-    Ok(())
+    let values = [
+        ("cpuset_cpus", "cpuset.cpus", &resources.cpuset_cpus),
+        ("cpuset_mems", "cpuset.mems", &resources.cpuset_mems),
+    ];
+    let set = values.into_iter().filter(|(.., value)| !value.is_empty());
+    set.map(|(field, file, value)| Setting::new(field, dir.join(file), value))
+        .collect()
 }

@@ -4,50 +4,70 @@ use std::{fs, io, path::Path};
 
 use super::{
     Cgroup, Resources, keyed, read_if_there,
+    setting::{OrMax, Setting},
     usage::{MemoryUsage, SwapUsage},
-    write,
 };
+
+const LIMIT: &str = "memory_limit_in_bytes";
+const SWAP: &str = "memory_swap_limit_in_bytes";
 
 /// v1 has no word for "without limit": the largest multiple of a page that it can hold.
 const V1_UNLIMITED: u64 = i64::MAX.cast_unsigned() & !0xffff;
 
-pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
+pub(super) fn settings(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<Vec<Setting>> {
     let (memory, both) = (resources.memory_limit, resources.memory_and_swap_limit);
-    if let Some(dir) = cgroup.v1("memory") {
-        if memory != 0 {
-            write(&dir.join("memory.limit_in_bytes"), &memory.to_string())?;
-        }
-        let file = dir.join("memory.memsw.limit_in_bytes");
-        // Not there where swap is not accounted.
-        if both != 0 && file.exists() {
-            write(&file, &both.to_string())?;
-        }
-        return Ok(());
-    }
-    let Some(dir) = cgroup.v2() else {
-        return Ok(());
+    let v1 = cgroup.v1("memory");
+    let (dir, limit_file, swap_file) = match (&v1, cgroup.v2()) {
+        (Some(dir), _) => (
+            dir.clone(),
+            "memory.limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+        ),
+        (None, Some(dir)) => (dir, "memory.max", "memory.swap.max"),
+        (None, None) => return Ok(Vec::new()),
     };
+    let mut settings = Vec::new();
     if memory != 0 {
-        write(&dir.join("memory.max"), &maximum(memory))?;
+        let file = dir.join(limit_file);
+        settings.push(match v1 {
+            Some(_) => Setting::new(LIMIT, file, memory),
+            None => Setting::new(LIMIT, file, OrMax(memory)),
+        });
     }
-    let file = dir.join("memory.swap.max");
+    let file = dir.join(swap_file);
+    // Not there where swap is not accounted.
     if both != 0 && file.exists() {
-        // v2 counts swap alone.
-        let swap = if both < 0 {
-            -1
+        if v1.is_some() {
+            // It is never below the memory limit: what grows, grows first.
+            let now = limited(&file)?.unwrap_or(u64::MAX);
+            let swap = Setting::new(SWAP, file, both);
+            let grows = memory < 0 || memory.cast_unsigned() > now;
+            settings.insert(if grows { 0 } else { settings.len() }, swap);
         } else {
-            (both - memory.max(0)).max(0)
-        };
-        write(&file, &maximum(swap))?;
+            // v2 counts swap alone.
+            let swap = if both < 0 {
+                -1
+            } else {
+                (both - memory.max(0)).max(0)
+            };
+            settings.push(Setting::new(SWAP, file, OrMax(swap)));
+        }
     }
-    Ok(())
+    Ok(settings)
 }
 
-fn maximum(bytes: i64) -> String {
-    if bytes < 0 {
-        "max".into()
-    } else {
-        bytes.to_string()
+/// v2 kills processes until the rest fits into a new limit, instead of refusing it.
+pub(super) fn check_fits(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
+    let limit = match u64::try_from(resources.memory_limit) {
+        Ok(0) | Err(_) => return Ok(()),
+        Ok(limit) => limit,
+    };
+    match usage(cgroup)?.map(|usage| usage.working_set()) {
+        Some(used) if used > limit => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            format!("{LIMIT}: {limit} bytes are less than the {used} in use"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -99,6 +119,11 @@ fn usage_v1(dir: &Path) -> io::Result<MemoryUsage> {
             limit: both.map(|both| both.saturating_sub(limit.unwrap_or_default())),
         }),
     })
+}
+
+/// A limit on v1; `None` is without.
+fn limited(path: &Path) -> io::Result<Option<u64>> {
+    Ok(number(path)?.filter(|limit| *limit < V1_UNLIMITED))
 }
 
 /// `None` for "max" and where there is no such file.

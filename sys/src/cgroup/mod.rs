@@ -11,6 +11,7 @@ mod memory;
 mod pids;
 mod pressure;
 mod resources;
+mod setting;
 mod usage;
 
 use std::{
@@ -25,6 +26,7 @@ pub use devices::{DeviceKind, DeviceRule};
 pub use hierarchies::{Hierarchies, V1};
 pub use resources::{HugepageLimit, Resources};
 use rustix::fs::{CWD, Mode, OFlags};
+use setting::Setting;
 pub use usage::{MemoryUsage, Pressure, Stall, SwapUsage, Usage};
 
 /// How often a cgroup whose last process was just killed is tried again, and how long between.
@@ -101,9 +103,8 @@ impl<'a> Cgroup<'a> {
         let Some(mount) = &self.hierarchies.v2 else {
             return Ok(());
         };
-        if self.hierarchies.is_unified() {
-            self.enable_controllers(mount)?;
-        }
+        // A host with both versions may have hugetlb here.
+        self.enable_controllers(mount)?;
         make(&self.below(mount))
     }
 
@@ -179,38 +180,65 @@ impl<'a> Cgroup<'a> {
         })
     }
 
-    /// How many processes are in it and below it.
-    pub fn process_count(&self) -> io::Result<usize> {
-        match self.v1("pids").or_else(|| self.v2()) {
-            Some(dir) => Ok(kill::processes(&dir)?.len()),
-            None => Ok(0),
-        }
-    }
-
     /// How many of its processes the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> io::Result<u64> {
         memory::oom_kills(self)
     }
 
     /// Sets limits; what is 0 or empty stays as it is.
+    ///
+    /// # Errors
+    /// With the field and the file; those before it are set.
     pub fn apply(&self, resources: &Resources) -> io::Result<()> {
-        cpu::apply(self, resources)?;
-        cpuset::apply(self, resources)?;
-        memory::apply(self, resources)?;
-        pids::apply(self, resources)?;
-        hugetlb::apply(self, resources)?;
+        let settings = self.settings(resources)?;
+        settings.iter().try_for_each(Setting::write)
+    }
+
+    /// Changes all of these limits, or none; what is 0 or empty stays as it is. Period and quota go together, and so do
+    /// both limits of memory.
+    ///
+    /// # Errors
+    /// With the field and the file, after everything was set back. ResourceBusy: more memory is in use than the new limit
+    /// allows.
+    pub fn update(&self, resources: &Resources) -> io::Result<()> {
+        memory::check_fits(self, resources)?;
+        setting::change(&self.settings(resources)?)
+    }
+
+    fn settings(&self, resources: &Resources) -> io::Result<Vec<Setting>> {
+        let mut settings = cpu::settings(self, resources)?;
+        settings.extend(cpuset::settings(self, resources));
+        settings.extend(memory::settings(self, resources)?);
+        settings.extend(pids::settings(self, resources));
+        settings.extend(hugetlb::settings(self, resources));
         if let (Some(dir), true) = (self.v2(), self.hierarchies.is_unified()) {
             for (file, value) in &resources.unified {
+                let field = format!("unified[{file:?}]");
                 if file.contains('/') || file.starts_with('.') {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        format!("{file:?} is not a cgroup file"),
-                    ));
+                    let error = format!("{field}: not a cgroup file");
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
                 }
-                write(&dir.join(file), value)?;
+                settings.push(Setting::new(field, dir.join(file), value));
             }
         }
-        Ok(())
+        Ok(settings)
+    }
+
+    /// The sizes of huge pages among these limits that this host cannot limit.
+    pub fn unlimited_hugepages<'r>(&self, resources: &'r Resources) -> Vec<&'r str> {
+        let limits = resources.hugepage_limits.iter();
+        let wanted = limits.map(|limit| limit.page_size.as_str());
+        wanted
+            .filter(|size| hugetlb::is_missing(self, size))
+            .collect()
+    }
+
+    /// Its processes, and those of the cgroups below it.
+    pub fn all_procs(&self) -> io::Result<Vec<i32>> {
+        match self.v1("pids").or_else(|| self.v2()) {
+            Some(dir) => kill::processes(&dir),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Allows these devices and no others: by v1's controller, or else by a program on the v2 cgroup.

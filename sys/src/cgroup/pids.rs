@@ -1,16 +1,19 @@
 //! pids: processes and threads.
 
-use std::io;
+use super::{
+    Cgroup, Resources,
+    setting::{OrMax, Setting},
+};
 
-use super::{Cgroup, Resources, write};
-
-pub(super) fn apply(cgroup: &Cgroup<'_>, resources: &Resources) -> io::Result<()> {
-    let Some(dir) = cgroup.v1("pids").or_else(|| cgroup.v2()) else {
-        return Ok(());
-    };
-    match resources.pids_limit {
-        0 => Ok(()),
-        limit @ 1.. => write(&dir.join("pids.max"), &limit.to_string()),
-        _ => write(&dir.join("pids.max"), "max"),
-    }
+pub(super) fn settings(cgroup: &Cgroup<'_>, resources: &Resources) -> Vec<Setting> {
+    let dir = cgroup.v1("pids").or_else(|| cgroup.v2());
+    let dir = dir.filter(|_| resources.pids_limit != 0);
+    let setting = dir.map(|dir| {
+        Setting::new(
+            "pids_limit",
+            dir.join("pids.max"),
+            OrMax(resources.pids_limit),
+        )
+    });
+    Vec::from_iter(setting)
 }

@@ -1,0 +1,131 @@
+//! Limits as what they are to the kernel: values of files, written in an order in which each is allowed.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// One value of one file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Setting {
+    /// Of [`super::Resources`].
+    field: String,
+    path: PathBuf,
+    value: String,
+}
+
+impl Setting {
+    pub(super) fn new(field: impl Into<String>, path: PathBuf, value: impl ToString) -> Self {
+        Self {
+            field: field.into(),
+            path,
+            value: value.to_string(),
+        }
+    }
+
+    pub(super) fn write(&self) -> io::Result<()> {
+        write(&self.path, &self.value).map_err(|error| {
+            let Self { field, path, value } = self;
+            let doing = format!("{field}: write {value:?} to {}", path.display());
+            io::Error::new(error.kind(), format!("{doing}: {error}"))
+        })
+    }
+
+    /// What is there now.
+    fn read(&self) -> io::Result<Self> {
+        let value = fs::read_to_string(&self.path).map_err(|error| {
+            let doing = format!("{}: read {}", self.field, self.path.display());
+            io::Error::new(error.kind(), format!("{doing}: {error}"))
+        })?;
+        Ok(Self {
+            value: value.trim_end().to_owned(),
+            ..self.clone()
+        })
+    }
+}
+
+/// Writes all of `settings`, or none: after a failure the old values are there again.
+///
+/// # Errors
+/// Of the setting that failed, with its field and file, and of those that could not be set back.
+pub(super) fn change(settings: &[Setting]) -> io::Result<()> {
+    let mut old = Vec::new();
+    for setting in settings {
+        let written = setting.read().and_then(|before| {
+            setting.write()?;
+            old.push(before);
+            Ok(())
+        });
+        if let Err(error) = written {
+            return Err(set_back(&old, error));
+        }
+    }
+    Ok(())
+}
+
+/// In reverse: what was allowed on the way there is on the way back.
+fn set_back(old: &[Setting], error: io::Error) -> io::Error {
+    let left: Vec<_> = old
+        .iter()
+        .rev()
+        .filter_map(|setting| setting.write().err())
+        .map(|error| format!("; and could not be set back: {error}"))
+        .collect();
+    if left.is_empty() {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{error}{}", left.concat()))
+}
+
+/// The kernel takes one line a write, and an empty value only as an empty line.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    if value.is_empty() {
+        return fs::write(path, "\n");
+    }
+    value.lines().try_for_each(|line| fs::write(path, line))
+}
+
+/// -1 is v2's "max".
+pub(super) struct OrMax(pub(super) i64);
+
+impl fmt::Display for OrMax {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ..0 => out.write_str("max"),
+            value => value.fmt(out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_change_leaves_everything_as_it_was() {
+        let dir = std::env::temp_dir().join(format!("corten-settings-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let file = |name: &str, value| {
+            fs::write(dir.join(name), value).unwrap();
+            dir.join(name)
+        };
+        let (first, second) = (file("first", "1\n"), file("second", "2\n"));
+        let settings = [
+            Setting::new("one", first.clone(), 10),
+            Setting::new("two", second.clone(), OrMax(-1)),
+            Setting::new("three", dir.join("missing/file"), "x"),
+        ];
+        let error = change(&settings).unwrap_err().to_string();
+        let text = |path| fs::read_to_string(path).unwrap();
+        let now = (text(&first), text(&second));
+        change(&settings[..2]).unwrap();
+        let then = (text(&first), text(&second));
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(
+            error.starts_with("three: ") && error.contains("missing/file"),
+            "{error}"
+        );
+        assert_eq!(now, ("1".into(), "2".into()));
+        assert_eq!(then, ("10".into(), "max".into()));
+    }
+}
