@@ -183,9 +183,21 @@ pub fn exit_now(code: i32) -> ! {
 
 /// Gives every signal its default action and unblocks it, as a program expects that is to be run.
 pub fn reset_signals() -> io::Result<()> {
+    // A kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0_u64; 4];
     for number in 1..=64 {
-        // SAFETY: SIG_DFL is a valid action for every signal; for those that cannot be changed the call fails harmlessly.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // Not by libc, which keeps two signals to itself, and has them ignored in what posix_spawn starts.
+        // SAFETY: `default` is a whole action that outlives the call, with a mask of the given size; for those that
+        // cannot be changed the call fails harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     Ok(nix::sys::signal::SigSet::all().thread_unblock()?)
 }
