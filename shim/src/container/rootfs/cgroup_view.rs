@@ -9,6 +9,7 @@ use corten_sys::{
     mount::{self, ATTR_RDONLY},
     root::Root,
 };
+use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 
 use super::{DIRECTORY, attach_at, attribute_bits};
@@ -16,6 +17,9 @@ use crate::{
     container::group::Group,
     failure::{Doing, Result},
 };
+
+/// A copy of the host's mount is its peer: without it, what a privileged container mounts there is mounted on the host.
+const MS_SLAVE: u64 = MsFlags::MS_SLAVE.bits();
 
 #[derive(Debug)]
 pub(super) enum View {
@@ -77,7 +81,7 @@ impl View {
                 attach_at(root, fd.as_fd(), &mount.destination, true)
             }
             Self::V2OfHost(fd) => {
-                mount::set_attributes(fd.as_fd(), bits, 0, false)
+                mount::set_attributes(fd.as_fd(), bits, MS_SLAVE, false)
                     .doing("set attributes", "of cgroup2")?;
                 attach_at(root, fd.as_fd(), &mount.destination, true)
             }
@@ -98,7 +102,8 @@ fn attach_v1(root: &Root, hierarchies: &[Hierarchy], bits: u64, destination: &st
         mkdirat(&tmpfs, name, DIRECTORY).doing("make directory", subject())?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = openat(&tmpfs, name, flags, Mode::empty()).doing("open", subject())?;
-        mount::set_attributes(tree.as_fd(), bits, 0, false).doing("set attributes", subject())?;
+        mount::set_attributes(tree.as_fd(), bits, MS_SLAVE, false)
+            .doing("set attributes", subject())?;
         mount::attach(tree.as_fd(), place.as_fd()).doing("attach mount", subject())?;
         for controller in name.split(',').filter(|controller| controller != name) {
             symlinkat(name, &tmpfs, controller)
