@@ -77,7 +77,8 @@ impl View {
         match self {
             Self::V1(hierarchies) => attach_v1(root, &hierarchies, bits, &mount.destination),
             Self::V2 => {
-                let fd = mount::new_filesystem("cgroup2", &[], bits).doing("mount", "cgroup2")?;
+                let fd = mount::new_filesystem("cgroup2", &[("source", Some("cgroup"))], bits)
+                    .doing("mount", "cgroup2")?;
                 attach_at(root, fd.as_fd(), &mount.destination, true)
             }
             Self::V2OfHost(fd) => {
@@ -92,7 +93,11 @@ impl View {
 fn attach_v1(root: &Root, hierarchies: &[Hierarchy], bits: u64, destination: &str) -> Result<()> {
     let tmpfs = mount::new_filesystem(
         "tmpfs",
-        &[("mode", Some("755")), ("size", Some("64k"))],
+        &[
+            ("mode", Some("755")),
+            ("size", Some("64k")),
+            ("source", Some("tmpfs")),
+        ],
         bits & !ATTR_RDONLY,
     )
     .doing("mount", "tmpfs for cgroups")?;

@@ -18,12 +18,11 @@ pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem) -> Result<()
     if matches!(kind.r#type.as_str(), "proc" | "sysfs") {
         refuse_symlinks(root, &mount.destination)?;
     }
-    let fd = mount::new_filesystem(
-        &kind.r#type,
-        &options(&kind.options),
-        attribute_bits(mount.attributes),
-    )
-    .doing("mount", subject())?;
+    // What mount tables name it by: programs look for "proc" and "sysfs" there.
+    let mut options = options(&kind.options);
+    options.push(("source", Some(&kind.r#type)));
+    let fd = mount::new_filesystem(&kind.r#type, &options, attribute_bits(mount.attributes))
+        .doing("mount", subject())?;
     attach_at(root, fd.as_fd(), &mount.destination, true)
 }
 

@@ -59,7 +59,7 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
 fn empty_directory() -> Result<OwnedFd> {
     mount::new_filesystem(
         "tmpfs",
-        &[("size", Some("4k")), ("mode", Some("755"))],
+        &[("size", Some("4k")), ("source", Some("tmpfs"))],
         LOCKED,
     )
     .doing("mount", "tmpfs for masks")
