@@ -35,17 +35,19 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
     ("urandom", 1, 9),
     ("tty", 5, 0),
 ];
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 ];
+/// Where the kernel has it, and then /dev/core leads to it.
+const CORE: &str = "/proc/kcore";
 /// Below /dev, of the host alone: its terminals and shared memory, and what points into them.
-const OF_THE_HOST: [&str; 7] = [
+const OF_THE_HOST: [&str; 8] = [
     "pts",
+    "ptmx",
     "shm",
     "fd",
     "mqueue",
@@ -219,7 +221,8 @@ pub(super) fn make_defaults(root: &Root) -> Result<()> {
         };
         make_node(dev.as_fd(), name.as_ref(), &node).doing("make device", name)?;
     }
-    for (name, target) in LINKS {
+    let core = root.locate(Path::new(CORE)).ok().map(|_| ("core", CORE));
+    for (name, target) in LINKS.into_iter().chain(core) {
         match symlinkat(target, &dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).doing("make symlink", format!("/dev/{name}")),
