@@ -92,6 +92,14 @@ impl Condition {
         Self::masked_equal(argument, u64::MAX, value)
     }
 
+    pub(super) fn greater_or_equal(argument: u8, value: u64) -> Self {
+        Self {
+            argument,
+            test: Test::GreaterOrEqual(value),
+            negated: false,
+        }
+    }
+
     pub(super) fn masked_equal(argument: u8, mask: u64, value: u64) -> Self {
         Self {
             argument,
