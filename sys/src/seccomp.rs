@@ -4,15 +4,21 @@ use std::io;
 
 /// include/uapi/linux/bpf_common.h, BPF_MAXINSNS.
 const MAX_INSTRUCTIONS: usize = 4096;
+const FLAGS: u32 = 1 << 1 | 1 << 2;
 const INSTRUCTION: usize = size_of::<libc::sock_filter>();
 
-/// Filters the system calls of this thread from now on. `filter` is an array of `struct sock_filter`.
+/// Filters the system calls of this thread from now on. `filter` is an array of `struct sock_filter`, `flags` are
+/// SECCOMP_FILTER_FLAG_* of those that change the filter alone: LOG and SPEC_ALLOW.
 ///
 /// # Errors
 /// EINVAL for bytes that are not a filter; EACCES without no_new_privs and without CAP_SYS_ADMIN.
-pub fn load(filter: &[u8]) -> io::Result<()> {
+pub fn load(filter: &[u8], flags: u32) -> io::Result<()> {
     let count = filter.len() / INSTRUCTION;
-    if !filter.len().is_multiple_of(INSTRUCTION) || count == 0 || count > MAX_INSTRUCTIONS {
+    if flags & !FLAGS != 0
+        || !filter.len().is_multiple_of(INSTRUCTION)
+        || count == 0
+        || count > MAX_INSTRUCTIONS
+    {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut instructions: Vec<libc::sock_filter> =
@@ -27,7 +33,7 @@ pub fn load(filter: &[u8]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const program,
         )
     };
@@ -53,7 +59,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_a_filter_are_refused() {
-        assert!(load(&[]).is_err());
-        assert!(load(&[0; 7]).is_err());
+        assert!(load(&[], 0).is_err());
+        assert!(load(&[0; 7], 0).is_err());
+        assert!(load(&[0; 8], 1).is_err());
     }
 }

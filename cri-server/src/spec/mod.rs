@@ -234,6 +234,7 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
     } = *input;
     let config = container.config;
     let capabilities = capabilities::plan(host, security)?;
+    let filter = security_profile::seccomp_filter(input, capabilities.bounding)?;
     Ok(shim::Process {
         args: args::plan(config, container.image)?,
         env: env::plan(config, container.image, &dns::hostname(input.pod.config)?)?,
@@ -243,7 +244,8 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
         stdin_once: config.stdin_once,
         user: Some(user::plan(security, container.image)?),
         no_new_privileges: security.no_new_privileges(),
-        seccomp_filter: security_profile::seccomp_filter(input, capabilities.bounding)?,
+        seccomp_flags: filter.as_ref().map_or(0, |filter| filter.flags),
+        seccomp_filter: filter.map_or_else(Vec::new, |filter| filter.program.clone()),
         capabilities: Some(capabilities),
         oom_score_adj: resources::oom_score_adj(config)?,
         rlimits: defaults

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use corten_proto::cri;
@@ -52,12 +53,15 @@ pub(crate) fn read_seccomp_profile(path: &Path) -> Result<Vec<u8>, Invalid> {
     read().map_err(|error| Invalid::new(field, format!("read {}: {error}", path.display())))
 }
 
-/// The filter, an array of `struct sock_filter`; empty is none.
-pub(super) fn seccomp_filter(input: &Input<'_>, capabilities: u64) -> Result<Vec<u8>, Invalid> {
+/// None is no filter.
+pub(super) fn seccomp_filter(
+    input: &Input<'_>,
+    capabilities: u64,
+) -> Result<Option<Arc<seccomp::Filter>>, Invalid> {
     let filters = &input.host.filters;
     let field = format!("{}.seccomp", Security::FIELD);
     let (filter, whose) = match seccomp_profile(input.security)? {
-        Profile::Unconfined => return Ok(Vec::new()),
+        Profile::Unconfined => return Ok(None),
         Profile::RuntimeDefault => (
             filters.runtime_default(capabilities),
             "RuntimeDefault".into(),
@@ -70,7 +74,7 @@ pub(super) fn seccomp_filter(input: &Input<'_>, capabilities: u64) -> Result<Vec
         }
     };
     filter
-        .map(|filter| filter.to_vec())
+        .map(Some)
         .map_err(|error| Invalid::new(field, format!("{whose}: {error}")))
 }
 

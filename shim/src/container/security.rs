@@ -147,7 +147,7 @@ impl Privileges {
             if filter.is_empty() {
                 Ok(())
             } else {
-                seccomp::load(filter)
+                seccomp::load(filter, process.seccomp_flags)
             }
             .doing("load", "the seccomp filter")
         };

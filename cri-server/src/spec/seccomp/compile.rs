@@ -190,6 +190,7 @@ mod tests {
     fn profile(default: Action, rules: Vec<Rule>) -> Profile {
         Profile {
             default,
+            flags: 0,
             arches: arch::native(),
             rules,
         }
@@ -321,6 +322,7 @@ mod tests {
         let rules = vec![Rule::of("read", Action::ALLOW, vec![])];
         let native = Profile {
             default: Action::EPERM,
+            flags: 0,
             arches: names(&[]),
             rules,
         };
@@ -398,6 +400,7 @@ mod tests {
         });
         let profile = Profile {
             default: Action::EPERM,
+            flags: 0,
             arches: vec![&X86_64],
             rules: rules.collect(),
         };

@@ -157,6 +157,7 @@ pub(super) fn profile(capabilities: u64) -> Profile {
     }
     Profile {
         default: Action::EPERM,
+        flags: 0,
         arches: arch::native(),
         rules,
     }

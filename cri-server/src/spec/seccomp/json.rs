@@ -52,13 +52,8 @@ struct Argument {
 
 pub(super) fn parse(json: &[u8]) -> Result<Profile, Error> {
     let raw: Seccomp = serde_json::from_slice(json).map_err(Error::Json)?;
-    if let Some(flag) = raw
-        .flags
-        .iter()
-        .find(|flag| *flag != "SECCOMP_FILTER_FLAG_TSYNC")
-    {
-        return Err(Error::Unsupported(format!("flag {flag:?}")));
-    }
+    let flags = raw.flags.iter().map(|name| flag(name));
+    let flags = flags.collect::<Result<Vec<_>, _>>()?;
     if !raw.listener_path.is_empty() || !raw.listener_metadata.is_empty() {
         return Err(Error::Unsupported("a listener for notifications".into()));
     }
@@ -69,6 +64,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Profile, Error> {
     let default = action(&raw.default_action, raw.default_errno_ret)?;
     Ok(Profile {
         default,
+        flags: flags.into_iter().fold(0, |all, flag| all | flag),
         arches: arch::named(&raw.architectures),
         rules,
     })
@@ -105,6 +101,17 @@ fn append(rules: &mut Vec<Rule>, syscall: &Syscall) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// `include/uapi/linux/seccomp.h`. To wait for a notification's answer there is nobody.
+fn flag(name: &str) -> Result<u32, Error> {
+    match name {
+        // The filter is loaded by a process with one thread.
+        "SECCOMP_FILTER_FLAG_TSYNC" => Ok(0),
+        "SECCOMP_FILTER_FLAG_LOG" => Ok(1 << 1),
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(1 << 2),
+        name => Err(Error::Unsupported(format!("flag {name:?}"))),
+    }
 }
 
 fn action(name: &str, data: Option<u16>) -> Result<Action, Error> {
@@ -215,6 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn flags_are_those_of_the_kernel() {
+        let flags = |list: &str| {
+            let json = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{list}]}}"#);
+            parse(json.as_bytes()).unwrap().flags
+        };
+        assert_eq!(flags(""), 0);
+        assert_eq!(flags(r#""SECCOMP_FILTER_FLAG_TSYNC""#), 0);
+        let both = r#""SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW""#;
+        assert_eq!(flags(both), 6);
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         let with = |rest: &str| format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", {rest}}}"#);
         let rule = |rest: &str| with(&format!(r#""syscalls": [{{"names": ["read"], {rest}}}]"#));
@@ -225,8 +244,8 @@ mod tests {
                 "SCMP_ACT_NOTIFY",
             ),
             (
-                with(r#""flags": ["SECCOMP_FILTER_FLAG_LOG"]"#),
-                "SECCOMP_FILTER_FLAG_LOG",
+                with(r#""flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#),
+                "WAIT_KILLABLE_RECV",
             ),
             (with(r#""listenerPath": "/run/x""#), "listener"),
             (with(r#""archMap": []"#), "archMap"),

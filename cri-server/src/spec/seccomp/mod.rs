@@ -38,10 +38,19 @@ pub(super) enum Error {
     TooLong(usize),
 }
 
+/// What the shim loads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    /// An array of `struct sock_filter`.
+    pub(super) program: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_*.
+    pub(super) flags: u32,
+}
+
 /// Filters by what they were made from.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    filters: Mutex<HashMap<Key, Arc<[u8]>>>,
+    filters: Mutex<HashMap<Key, Arc<Filter>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,6 +59,15 @@ enum Key {
     RuntimeDefault(u64),
     /// A profile's text.
     Profile(Box<[u8]>),
+}
+
+impl Filter {
+    fn of(profile: &profile::Profile) -> Result<Self, Error> {
+        Ok(Self {
+            program: compile::compile(profile)?,
+            flags: profile.flags,
+        })
+    }
 }
 
 impl Cache {
@@ -62,19 +80,19 @@ impl Cache {
     }
 
     /// The filter of the default profile for a process with this bounding set.
-    pub(super) fn runtime_default(&self, capabilities: u64) -> Result<Arc<[u8]>, Error> {
+    pub(super) fn runtime_default(&self, capabilities: u64) -> Result<Arc<Filter>, Error> {
         let capabilities = capabilities & default_profile::capabilities();
-        let compiled = || compile::compile(&default_profile::profile(capabilities));
+        let compiled = || Filter::of(&default_profile::profile(capabilities));
         self.get_or_make(Key::RuntimeDefault(capabilities), compiled)
     }
 
     /// The filter of a profile in the OCI's JSON.
-    pub(super) fn profile(&self, json: &[u8]) -> Result<Arc<[u8]>, Error> {
+    pub(super) fn profile(&self, json: &[u8]) -> Result<Arc<Filter>, Error> {
         if u64::try_from(json.len()).is_ok_and(|length| length > MAX_PROFILE) {
             return Err(Error::TooLarge);
         }
         self.get_or_make(Key::Profile(json.into()), || {
-            compile::compile(&json::parse(json)?)
+            Filter::of(&json::parse(json)?)
         })
     }
 
@@ -82,12 +100,12 @@ impl Cache {
     fn get_or_make(
         &self,
         key: Key,
-        make: impl FnOnce() -> Result<Vec<u8>, Error>,
-    ) -> Result<Arc<[u8]>, Error> {
+        make: impl FnOnce() -> Result<Filter, Error>,
+    ) -> Result<Arc<Filter>, Error> {
         if let Some(filter) = self.lock().get(&key) {
             return Ok(filter.clone());
         }
-        let filter: Arc<[u8]> = make()?.into();
+        let filter = Arc::new(make()?);
         let mut filters = self.lock();
         if filters.len() >= MAX_FILTERS {
             filters.retain(|key, _| matches!(key, Key::RuntimeDefault(_)));
@@ -96,7 +114,7 @@ impl Cache {
         Ok(filter)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<[u8]>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Filter>>> {
         self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -39,6 +39,8 @@ impl Action {
 pub(super) struct Profile {
     /// For what no rule names.
     pub(super) default: Action,
+    /// SECCOMP_FILTER_FLAG_*, with which it is loaded.
+    pub(super) flags: u32,
     /// System calls of other architectures are the kill of the thread.
     pub(super) arches: Vec<&'static Arch>,
     /// Of one system call's rules, those with conditions go first, in this order; then the first
