@@ -14,4 +14,5 @@ pub mod process;
 pub mod root;
 pub mod seccomp;
 pub mod socket;
+pub mod syscall;
 pub mod thread;

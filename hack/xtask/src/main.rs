@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod probe;
 mod step;
 
 #[cfg(test)]
@@ -19,6 +20,8 @@ enum Task {
     /// Measures Corten against containerd with runc
     #[command(disable_help_flag = true)]
     Bench(bench::Options),
+    /// Compares what containers see and may do with what the same ones do under containerd with runc
+    Probe(probe::Options),
     /// Runs a command in a virtual machine, with the workspace's build
     #[command(disable_help_flag = true)]
     Vm(vm::Options),
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         .unwrap_or(Path::new("."));
     let result = match Task::parse() {
         Task::Bench(options) => bench::run(root, &options),
+        Task::Probe(options) => probe::run(root, &options),
         Task::Vm(options) => vm::run(root, &options),
     };
     match result {

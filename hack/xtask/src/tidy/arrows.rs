@@ -17,7 +17,7 @@ struct Arrows {
 }
 
 /// The table of ARCHITECTURE.md. The shim has one thread and parses no JSON; sys knows only the kernel.
-const ARROWS: [Arrows; 8] = [
+const ARROWS: [Arrows; 9] = [
     Arrows {
         folder: "cri-server",
         ours: &["corten-cni", "corten-image", "corten-proto", "corten-sys"],
@@ -65,6 +65,11 @@ const ARROWS: [Arrows; 8] = [
         folder: "test",
         ours: &["corten-proto"],
         never: &[],
+    },
+    Arrows {
+        folder: "test/probe",
+        ours: &["corten-sys"],
+        never: &["serde", "serde_json", "tokio"],
     },
 ];
 
@@ -206,7 +211,7 @@ fn grpc_in_the_shim_is_found() {
 #[test]
 fn a_member_outside_the_table_is_found() {
     let members_and_one = "[workspace]\nmembers = [\"cri-server\", \"shim\", \"image-service\", \
-                           \"cni\", \"proto\", \"sys\", \"hack/xtask\", \"test\", \"extra\"]\n";
+                           \"cni\", \"proto\", \"sys\", \"hack/xtask\", \"test\", \"test/probe\", \"extra\"]\n";
     assert_findings(
         members,
         &[("Cargo.toml", members_and_one)],
