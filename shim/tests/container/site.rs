@@ -265,7 +265,7 @@ pub(crate) fn create(plan: Plan) -> Result<Waiting, Failure> {
     let (stdio, out) = streams();
     let (mut container, mut report) = container::spawn(plan, &template, stdio)?;
     wait_readable(&report);
-    let created = match report.read() {
+    let mut created = match report.read() {
         Ok(Told::Created(created)) => created,
         other => {
             process::wait(container.init.pidfd.as_fd()).unwrap();
@@ -273,7 +273,7 @@ pub(crate) fn create(plan: Plan) -> Result<Waiting, Failure> {
             return Err(other.expect_err("init died without a word"));
         }
     };
-    container.set_created(&created)?;
+    container.set_created(&mut created)?;
     Ok(Waiting {
         container,
         report,
