@@ -1,11 +1,12 @@
 //! The handles that operations work with. It has next to no methods: behaviour lives in the modules that it is given to.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use corten_cni::Cni;
 use corten_image::ImageService;
 
 use crate::{
+    cdi::Cdi,
     config::Config,
     operation::{Ledger, Operations, Undo},
     shim::Launcher,
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) undo: Undo,
     pub(crate) cni: Cni,
     pub(crate) images: ImageService,
+    pub(crate) cdi: Arc<Cdi>,
     pub(crate) launcher: Launcher,
     pub(crate) walks: Walks,
     /// What an operator should know and what did not stop the start.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod blocking;
+mod cdi;
 mod cli;
 mod clock;
 mod config;

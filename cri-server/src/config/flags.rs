@@ -22,6 +22,9 @@ pub(crate) struct Flags {
     /// Where network namespaces are pinned
     #[arg(long, value_name = "DIR")]
     netns_dir: Option<PathBuf>,
+    /// CDI files; may be given more than once, later ones win
+    #[arg(long, value_name = "DIR")]
+    cdi_dir: Vec<PathBuf>,
     /// Who makes cgroups: cgroupfs
     #[arg(long, value_name = "DRIVER", value_parser = |name: &str| CgroupDriver::try_from(name.to_owned()))]
     cgroup_driver: Option<CgroupDriver>,
@@ -106,6 +109,9 @@ impl Flags {
         );
         set(&mut config.certs_dir, &self.certs_dir);
         set(&mut config.netns_dir, &self.netns_dir);
+        if !self.cdi_dir.is_empty() {
+            config.cdi_dirs.clone_from(&self.cdi_dir);
+        }
         set(&mut config.cgroup_driver, &self.cgroup_driver);
         set(&mut config.shim, &self.shim);
         set(&mut config.log_format, &self.log_format);

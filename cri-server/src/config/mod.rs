@@ -26,6 +26,7 @@ pub(crate) struct Config {
     socket: PathBuf,
     pub(crate) certs_dir: PathBuf,
     pub(crate) netns_dir: PathBuf,
+    pub(crate) cdi_dirs: Vec<PathBuf>,
     pub(crate) cgroup_driver: CgroupDriver,
     shim: PathBuf,
     pub(crate) log_format: LogFormat,
@@ -240,7 +241,8 @@ impl Config {
             ("cni.conf_dir", &self.cni.conf_dir),
             ("cni.data_dir", &self.cni.data_dir),
         ];
-        for (key, path) in paths {
+        let cdi_dirs = self.cdi_dirs.iter().map(|dir| ("cdi_dirs", dir));
+        for (key, path) in paths.into_iter().chain(cdi_dirs) {
             if !path.is_absolute() {
                 return Err(invalid(key, path.display(), "want an absolute path"));
             }
@@ -328,6 +330,7 @@ impl Default for Config {
             socket: PathBuf::new(),
             certs_dir: "/etc/corten/certs.d".into(),
             netns_dir: "/run/netns".into(),
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             cgroup_driver: CgroupDriver::Cgroupfs,
             shim: PathBuf::new(),
             log_format: LogFormat::Text,

@@ -18,6 +18,7 @@ use corten_proto::{
 use super::{Container, State, exit, image_volumes::ImageVolumes, name};
 use crate::{
     blocking::blocking,
+    cdi::{self, Injection},
     clock,
     config::DeclaredVolumes,
     context::Context,
@@ -191,9 +192,20 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
             .then_some(&volumes_dir),
         state_dir: &layout::container_state(&cx.config.state, &draft.id),
         target_pid: target_pid(cx, draft)?,
+        injection: &injection(cx, &draft.config).await?,
         seccomp_profile: seccomp_profile.as_deref(),
     };
     Ok(spec::plan(&cx.host, &pod, &container, &cx.defaults)?)
+}
+
+/// What the CDI devices of a container add to it.
+async fn injection(cx: &Context, config: &cri::ContainerConfig) -> Result<Injection> {
+    let requests = cdi::requests(config)?;
+    if requests.is_empty() {
+        return Ok(Injection::default());
+    }
+    let cdi = Arc::clone(&cx.cdi);
+    blocking(move || Ok(cdi.inject(&requests)?)).await
 }
 
 /// The init of the container whose PID namespace this one joins (CRI, NamespaceMode TARGET).

@@ -35,6 +35,10 @@ pub(super) async fn handle(
     if !known.is_empty() {
         conditions.push(condition("StoreComplete", Err(known)));
     }
+    let faults = cx.cdi.faults().join("; ");
+    if !faults.is_empty() {
+        conditions.push(condition("CDIComplete", Err(faults)));
+    }
     let features = cri::RuntimeHandlerFeatures {
         recursive_read_only_mounts: true,
         user_namespaces: false,

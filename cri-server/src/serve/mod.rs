@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use crate::{
     admin,
     blocking::blocking,
+    cdi::Cdi,
     config::Config,
     context::Context,
     error::{Error, Result},
@@ -136,12 +137,16 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         },
         cni,
         images,
+        cdi: Arc::new(Cdi::new(config.cdi_dirs.clone())),
         launcher,
         walks: crate::stats::Walks::default(),
         conditions: std::sync::Mutex::default(),
         instance,
         config,
     };
+    let cdi = Arc::clone(&cx.cdi);
+    // So that Status knows of broken files before a container asks.
+    tokio::task::spawn_blocking(move || drop(cdi.look()));
     Ok((Arc::new(cx), lock))
 }
 

@@ -8,26 +8,35 @@ use super::{Invalid, path};
 const ALL: &str = "rwm";
 
 /// A privileged container gets every node of the host (a folder stands for the nodes below it),
-/// then come the request's.
+/// then come the request's, then those of CDI, which take the place of another on the same path.
 pub(super) fn plan(
     config: &cri::ContainerConfig,
     privileged: bool,
+    cdi: &[shim::Device],
 ) -> Result<Vec<shim::Device>, Invalid> {
     let host = shim::Device {
         source: "/dev".into(),
         destination: "/dev".into(),
         permissions: ALL.into(),
+        ..Default::default()
     };
     let asked = config
         .devices
         .iter()
         .enumerate()
         .map(|(i, device)| lower(device, &format!("config.devices[{i}]")));
-    privileged
+    let mut devices: Vec<shim::Device> = privileged
         .then_some(Ok(host))
         .into_iter()
         .chain(asked)
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let is_replaced = |device: &shim::Device| {
+        cdi.iter()
+            .any(|other| other.destination == device.destination)
+    };
+    devices.retain(|device| !is_replaced(device));
+    devices.extend_from_slice(cdi);
+    Ok(devices)
 }
 
 fn lower(device: &cri::Device, field: &str) -> Result<shim::Device, Invalid> {
@@ -42,6 +51,7 @@ fn lower(device: &cri::Device, field: &str) -> Result<shim::Device, Invalid> {
         source: device.host_path.clone(),
         destination,
         permissions,
+        ..Default::default()
     })
 }
 
@@ -57,17 +67,6 @@ fn permissions(text: &str, field: &str) -> Result<String, Invalid> {
         .chars()
         .filter(|letter| text.contains(*letter))
         .collect())
-}
-
-/// CDI names devices by files that the daemon would have to read; that is not built yet.
-pub(super) fn refuse_cdi(config: &cri::ContainerConfig) -> Result<(), Invalid> {
-    match config.cdi_devices.first() {
-        Some(device) => Err(Invalid::new(
-            "config.CDI_devices[0]",
-            format!("{:?}: CDI is not supported", device.name),
-        )),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -89,7 +88,7 @@ mod tests {
             devices: vec![device],
             ..Default::default()
         };
-        let devices = plan(&config, privileged)?;
+        let devices = plan(&config, privileged, &[])?;
         Ok(devices
             .into_iter()
             .map(|d| format!("{} {} {}", d.source, d.destination, d.permissions))
@@ -131,15 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn cdi_is_refused_by_name() {
-        let cdi_devices = vec![cri::CdiDevice {
-            name: "vendor.com/gpu=0".into(),
-        }];
-        let error = refuse_cdi(&cri::ContainerConfig {
-            cdi_devices,
+    fn a_cdi_device_replaces_another_on_its_path() {
+        let device = |source: &str| shim::Device {
+            source: source.into(),
+            destination: "/dev/x".into(),
             ..Default::default()
-        })
-        .unwrap_err();
-        assert!(error.reason.contains("vendor.com/gpu=0"), "{error}");
+        };
+        let asked = cri::Device {
+            host_path: "/dev/x".into(),
+            permissions: "r".into(),
+            ..Default::default()
+        };
+        let config = cri::ContainerConfig {
+            devices: vec![asked],
+            ..Default::default()
+        };
+        let planned = plan(&config, false, &[device("/dev/y")]).unwrap();
+        assert_eq!(planned, [device("/dev/y")]);
     }
 }

@@ -40,6 +40,16 @@ pub(super) fn plan(
     Ok(env.entries.into_iter().flatten().collect())
 }
 
+/// The variables of CDI devices take the place of all others.
+pub(super) fn with_devices(mut env: Vec<Vec<u8>>, devices: &[String]) -> Vec<Vec<u8>> {
+    for variable in devices {
+        let key = variable.split_inclusive('=').next().unwrap_or_default();
+        env.retain(|other| !other.starts_with(key.as_bytes()));
+        env.push(variable.as_bytes().into());
+    }
+    env
+}
+
 /// Variables in the order in which they were first set. Pods of a namespace with many services have
 /// thousands.
 #[derive(Default)]
@@ -144,6 +154,14 @@ mod tests {
             &[("A", b"1"), ("A", b"2")],
             &[DEFAULT, b"HOSTNAME=h", b"A=2"],
         );
+    }
+
+    #[test]
+    fn a_devices_variable_wins() {
+        let env = vec![b"A=1".to_vec(), b"AB=2".to_vec()];
+        let devices = ["A=3=4".to_owned(), "C=".to_owned()];
+        let want: [&[u8]; 3] = [b"AB=2", b"A=3=4", b"C="];
+        assert_eq!(with_devices(env, &devices), want);
     }
 
     #[test]

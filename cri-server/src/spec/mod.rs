@@ -33,9 +33,13 @@ use std::{
 use corten_image::ImageConfig;
 use corten_proto::{cri, shim};
 
+use crate::cdi::Injection;
+
 pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
+pub(crate) use mounts::MountOptions;
 pub(crate) use namespaces::of_pod as pod_namespaces;
+pub(crate) use path::clean as clean_path;
 pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;
@@ -103,6 +107,8 @@ pub(crate) struct Container<'a> {
     pub state_dir: &'a Path,
     /// Host pid of the init of the container that PID mode TARGET names.
     pub target_pid: Option<i32>,
+    /// What the CDI devices add.
+    pub injection: &'a Injection,
     /// What [`read_seccomp_profile`] gave for the path from [`seccomp_localhost_path`].
     pub seccomp_profile: Option<&'a [u8]>,
 }
@@ -203,7 +209,11 @@ pub(crate) fn plan(
             readonly: security.readonly_rootfs(),
         }),
         mounts: mounts::plan(&input)?,
-        devices: devices::plan(container.config, security.privileged())?,
+        devices: devices::plan(
+            container.config,
+            security.privileged(),
+            &container.injection.devices,
+        )?,
         namespaces: Some(namespaces::plan(&input)?),
         cgroup: Some(shim::Cgroup {
             path: format!(
@@ -235,14 +245,17 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
     let config = container.config;
     let capabilities = capabilities::plan(host, security)?;
     let filter = security_profile::seccomp_filter(input, capabilities.bounding)?;
+    let env = env::plan(config, container.image, &dns::hostname(input.pod.config)?)?;
+    let mut user = user::plan(security, container.image)?;
+    user.supplemental_groups.extend(&container.injection.groups);
     Ok(shim::Process {
         args: args::plan(config, container.image)?,
-        env: env::plan(config, container.image, &dns::hostname(input.pod.config)?)?,
+        env: env::with_devices(env, &container.injection.env),
         cwd: args::working_dir(config, container.image)?,
         terminal: config.tty,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
-        user: Some(user::plan(security, container.image)?),
+        user: Some(user),
         no_new_privileges: security.no_new_privileges(),
         seccomp_flags: filter.as_ref().map_or(0, |filter| filter.flags),
         seccomp_filter: filter.map_or_else(Vec::new, |filter| filter.program.clone()),

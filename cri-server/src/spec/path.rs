@@ -9,7 +9,7 @@ const MAX: usize = 4096;
 
 /// An absolute path inside the container without `.`, `..`, and double or final slashes, resolved
 /// as text; symbolic links on it are the shim's to resolve, inside the root.
-pub(super) fn clean(path: &str, field: &str) -> Result<String, Invalid> {
+pub(crate) fn clean(path: &str, field: &str) -> Result<String, Invalid> {
     absolute(path, field)?;
     let mut parts = Vec::new();
     for part in path.split('/') {

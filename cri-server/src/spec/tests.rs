@@ -13,6 +13,7 @@ pub(super) struct Fixture {
     /// The pod has namespaces of its own.
     pub(super) pins: bool,
     pub(super) target_pid: Option<i32>,
+    pub(super) injection: Injection,
 }
 
 impl Default for Fixture {
@@ -51,6 +52,7 @@ impl Default for Fixture {
             image,
             pins: true,
             target_pid: None,
+            injection: Injection::default(),
         }
     }
 }
@@ -126,6 +128,7 @@ impl Fixture {
             volumes_dir: Some(Path::new("/root/c/volumes")),
             state_dir: Path::new("/state/c"),
             target_pid: self.target_pid,
+            injection: &self.injection,
             seccomp_profile: None,
         };
         f(&pod, &container)

@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use corten_proto::cri;
 
-use super::{Invalid, Security, devices, dns, log_path, mounts, namespaces, path, sysctl};
+use super::{Invalid, Security, dns, log_path, mounts, namespaces, path, sysctl};
 
 /// Checks a pod sandbox's config as a whole.
 ///
@@ -71,7 +71,7 @@ pub(crate) fn validate_container(
     }
     namespaces::pid_mode(config, pod)?;
     hidden_paths(security)?;
-    devices::refuse_cdi(config)?;
+    crate::cdi::requests(config)?;
     mounts::validate(config)?;
     log_path::log_path(pod, config).map(drop)
 }
@@ -402,7 +402,7 @@ mod tests {
         );
         assert_eq!(
             container(|config| config.cdi_devices = vec![Default::default()]),
-            "config.CDI_devices[0]"
+            "config.CDI_devices[0].name"
         );
     }
 }

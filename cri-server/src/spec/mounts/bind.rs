@@ -63,6 +63,7 @@ fn bind(mount: &cri::Mount, field: &str) -> Result<shim::Bind, Invalid> {
         // The CRI asks for an error, but every runtime makes the folder and workloads rely on it.
         create_source: true,
         recursive_readonly: recursive_readonly(mount, field)?,
+        non_recursive: false,
     })
 }
 

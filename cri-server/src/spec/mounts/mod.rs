@@ -4,6 +4,7 @@
 mod bind;
 mod declared;
 mod image;
+mod options;
 mod system;
 
 use std::collections::HashSet;
@@ -13,12 +14,20 @@ use corten_proto::shim;
 use super::{Input, Invalid, Security};
 
 pub(super) use bind::validate;
+pub(crate) use options::MountOptions;
 
 /// Parents come before what lies below them, and the request's order is kept otherwise. A mount of
-/// the request takes the place of ours on the same destination; one on `/dev` also of the file
+/// the request takes the place of ours on the same destination, and one of a CDI device that of both; one on `/dev` also of the file
 /// systems below it, but not of the pod's shared memory.
 pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
-    let asked = bind::plan(input.container.config, input.container.image_volumes)?;
+    let mut asked = bind::plan(input.container.config, input.container.image_volumes)?;
+    let devices = &input.container.injection.mounts;
+    asked.retain(|mount| {
+        devices
+            .iter()
+            .all(|other| other.destination != mount.destination)
+    });
+    asked.extend_from_slice(devices);
     let taken: HashSet<&str> = asked.iter().map(|mount| &*mount.destination).collect();
     let below_dev = |path: &str| taken.contains("/dev") && path.starts_with("/dev/");
     let mut mounts = system::kernel(input.security.privileged());

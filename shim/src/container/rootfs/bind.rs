@@ -32,7 +32,7 @@ pub(super) struct Tree {
 /// Opens the source, and gives the copy its flags and propagation.
 pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
     let path = Path::new(&bind.source);
-    let fd = clone_or_create(path, bind.create_source).map_err(|error| {
+    let fd = clone_or_create(path, bind).map_err(|error| {
         let subject = format!("{} on {}", bind.source, mount.destination);
         failure(
             FailureKind::FailureInvalid,
@@ -61,11 +61,12 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
     Tree::new(&bind.source, fd)
 }
 
-fn clone_or_create(path: &Path, create: bool) -> io::Result<OwnedFd> {
-    match mount::clone_tree(path, true) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+fn clone_or_create(path: &Path, bind: &Bind) -> io::Result<OwnedFd> {
+    let clone = || mount::clone_tree(path, !bind.non_recursive);
+    match clone() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && bind.create_source => {
             DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-            mount::clone_tree(path, true)
+            clone()
         }
         result => result,
     }

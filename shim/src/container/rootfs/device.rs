@@ -68,12 +68,18 @@ pub(super) struct Node {
     mode: Mode,
     owner: (u32, u32),
     permissions: String,
+    /// Mode and owner hold for a node that is there, too.
+    is_told: bool,
 }
 
 /// Looks the plan's devices up on the host.
 pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for device in devices {
+        if device.source.is_empty() {
+            nodes.push(told(device)?);
+            continue;
+        }
         let source = Path::new(&device.source);
         let metadata = fs::metadata(source).map_err(|error| {
             failure(
@@ -93,12 +99,56 @@ pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
             );
         } else {
             let node = node(&metadata, device.destination.as_ref(), &device.permissions);
-            nodes.push(
-                node.ok_or_else(|| invalid("open device", &device.source, "it is not a device"))?,
-            );
+            let mut node =
+                node.ok_or_else(|| invalid("open device", &device.source, "it is not a device"))?;
+            if !device.r#type.is_empty() && kind(device)? != node.kind {
+                let hint = format!("it is not of type {}", device.r#type);
+                return Err(invalid("open device", &device.source, hint));
+            }
+            node.set_look(device);
+            nodes.push(node);
         }
     }
     Ok(nodes)
+}
+
+/// A device that needs no node on the host.
+fn told(device: &Device) -> Result<Node> {
+    let mut node = Node {
+        destination: PathBuf::from(&device.destination),
+        kind: kind(device)?,
+        number: makedev(device.major, device.minor),
+        mode: Mode::from_raw_mode(0o666),
+        owner: (0, 0),
+        permissions: device.permissions.clone(),
+        is_told: false,
+    };
+    node.set_look(device);
+    Ok(node)
+}
+
+fn kind(device: &Device) -> Result<FileType> {
+    match device.r#type.as_str() {
+        "b" => Ok(FileType::BlockDevice),
+        "c" => Ok(FileType::CharacterDevice),
+        "p" => Ok(FileType::Fifo),
+        other => {
+            let hint = format!("its type {other:?} is not known");
+            Err(invalid("make device", &device.destination, hint))
+        }
+    }
+}
+
+impl Node {
+    /// Takes over what the plan says of mode and owner.
+    fn set_look(&mut self, device: &Device) {
+        self.is_told = [device.mode, device.uid, device.gid]
+            .iter()
+            .any(Option::is_some);
+        self.mode = device.mode.map_or(self.mode, Mode::from_raw_mode);
+        let (uid, gid) = self.owner;
+        self.owner = (device.uid.unwrap_or(uid), device.gid.unwrap_or(gid));
+    }
 }
 
 /// Every node below a directory; what vanishes meanwhile was not meant.
@@ -135,6 +185,7 @@ fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Optio
         mode: Mode::from_raw_mode(metadata.mode() & 0o7777),
         owner: (metadata.uid(), metadata.gid()),
         permissions: permissions.to_owned(),
+        is_told: false,
     })
 }
 
@@ -150,7 +201,8 @@ pub(super) fn rules(nodes: &[Node]) -> Vec<DeviceRule> {
         minor: Some(minor(node.number)),
         permissions: node.permissions.clone(),
     };
-    nodes.iter().map(rule).collect()
+    let devices = nodes.iter().filter(|node| node.kind != FileType::Fifo);
+    devices.map(rule).collect()
 }
 
 /// Makes the plan's nodes.
@@ -181,7 +233,9 @@ fn make_node(parent: BorrowedFd<'_>, name: &Path, node: &Node) -> Result<(), Err
     match mknodat(parent, name, node.kind, node.mode, node.number) {
         Err(Errno::EXIST) => {
             let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if (FileType::from_raw_mode(stat.st_mode), stat.st_rdev) == (node.kind, node.number) {
+            let is_same =
+                (FileType::from_raw_mode(stat.st_mode), stat.st_rdev) == (node.kind, node.number);
+            if is_same && !node.is_told {
                 return Ok(());
             }
             match unlinkat(parent, name, AtFlags::empty()) {
@@ -218,6 +272,7 @@ pub(super) fn make_defaults(root: &Root) -> Result<()> {
             mode: Mode::from_raw_mode(0o666),
             owner: (0, 0),
             permissions: String::new(),
+            is_told: false,
         };
         make_node(dev.as_fd(), name.as_ref(), &node).doing("make device", name)?;
     }

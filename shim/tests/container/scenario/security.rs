@@ -157,11 +157,13 @@ fn devices_are_refused_unless_allowed(site: &Site) {
             source: "/dev/kmsg".into(),
             destination: "/dev/kmsg-denied".into(),
             permissions: "w".into(),
+            ..Default::default()
         },
         Device {
             source: "/dev/urandom".into(),
             destination: "/dev/mine".into(),
             permissions: "rwm".into(),
+            ..Default::default()
         },
     ];
     check(plan, "refused\nread\n");
@@ -183,6 +185,7 @@ fn a_privileged_container_starts(site: &Site) {
         source: "/dev".into(),
         destination: "/dev".into(),
         permissions: "rwm".into(),
+        ..Default::default()
     }];
     let outcome = run(plan).unwrap();
     assert_eq!(outcome.out, "1:b\nread\nmounted\n/dev/pts/ptmx\n");
