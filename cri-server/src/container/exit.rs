@@ -35,11 +35,16 @@ pub(crate) async fn finish(cx: &Arc<Context>, container: &Arc<Container>, told: 
         None => recorded(cx, container).await,
     };
     match told {
-        // A shim has something to say only of a program that it could not run.
-        Some(exit) if !exit.message.is_empty() => set_exited(cx, container, exit, NOT_RUN),
+        Some(exit) if is_not_run(&exit) => set_exited(cx, container, exit, NOT_RUN),
         Some(exit) => set_exited(cx, container, exit, ""),
         None => set_exited(cx, container, lost(cx, container).await, ""),
     }
+}
+
+/// Shims that did not have `not_run` had a message for nothing else, and this code with it.
+fn is_not_run(exit: &Exited) -> bool {
+    let old = exit.code == 128 && exit.oom_kills == 0 && !exit.message.is_empty();
+    exit.not_run || old
 }
 
 /// Takes over the exit; the reason is one that the exit code does not say.
@@ -92,7 +97,7 @@ async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
         started_at_ns,
         code: LOST,
         at_ns: clock::unix_nanos(),
-        oom_killed: false,
         message: "the container's shim ended without a record of the exit".into(),
+        ..Exited::default()
     }
 }

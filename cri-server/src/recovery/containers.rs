@@ -85,10 +85,10 @@ fn known_state(cx: &Context, record: &record::Container) -> State {
         let exit = Exited {
             code: REBOOTED,
             at_ns: clock::unix_nanos(),
-            oom_killed: false,
             message,
             // Whether and when it was started, only the shim knew.
             started_at_ns: record.created_at_ns,
+            ..Exited::default()
         };
         return State::Exited {
             exit,

@@ -8,6 +8,7 @@
 
 mod args;
 mod capabilities;
+mod classes;
 mod devices;
 mod dns;
 mod env;

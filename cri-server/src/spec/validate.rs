@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use corten_proto::cri;
 
-use super::{Invalid, Security, dns, log_path, mounts, namespaces, path, sysctl};
+use super::{Invalid, Security, classes, dns, log_path, mounts, namespaces, path, sysctl};
 
 /// Checks a pod sandbox's config as a whole.
 ///
@@ -55,6 +55,7 @@ pub(crate) fn validate_container(
     if config.windows.is_some() {
         return Err(Invalid::new("config.windows", "this is Linux"));
     }
+    classes::check(config, pod)?;
     let security = Security::of(config);
     if security.privileged() && !pod_privileged(pod) {
         let field = format!("{}.privileged", Security::FIELD);

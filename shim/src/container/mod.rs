@@ -36,6 +36,7 @@ use std::{
 
 use corten_proto::shim::{Created, Identity, Plan, Process};
 use corten_sys::{
+    cgroup::Oom,
     ns,
     process::{self, Child, CloneFlags, Cloned, SingleThreaded},
 };
@@ -226,9 +227,19 @@ impl Container {
         self.group.cgroup().kill()
     }
 
-    /// How many processes of the container the kernel has killed for want of memory; 0 after [`Self::remove_cgroup`].
-    pub(crate) fn oom_kills(&self) -> u64 {
-        self.group.cgroup().oom_kills().unwrap_or_default()
+    /// What the kernel has killed in the container for want of memory; nothing after [`Self::remove_cgroup`].
+    pub(crate) fn oom(&self) -> Option<Oom> {
+        self.group.cgroup().oom().unwrap_or_default()
+    }
+
+    /// The path of its cgroup.
+    pub(crate) fn cgroup(&self) -> &str {
+        &self.group.path
+    }
+
+    /// Whether a seccomp filter is in its way.
+    pub(crate) fn has_filter(&self) -> bool {
+        !self.process.seccomp_filter.is_empty()
     }
 
     /// Removes the cgroup and what is below it.

@@ -154,6 +154,7 @@ impl Supervisor {
     /// Kills, and looks again after a while whether that has worked.
     pub(super) fn stop_is_over(&mut self) {
         if let Some(container) = &self.container {
+            self.was_killed = true;
             kill(container);
         }
         if let Err(failure) = self.set_deadline(Deadline::AGAIN) {

@@ -1,7 +1,6 @@
 //! The container's life: made, started, ended, and its end recorded and told.
 
 use std::{
-    io,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -11,7 +10,11 @@ use corten_proto::shim::{
 };
 use corten_sys::process::{self, Ended};
 
-use super::{Supervisor, kill, stage::Stage};
+use super::{
+    Supervisor, kill,
+    stage::Stage,
+    words::{Circumstances, describe, why_not_run},
+};
 use crate::{connection::Connection, container::Told, exit, failure::Result, note::note};
 
 /// The exit code of a program that could not be run.
@@ -106,19 +109,28 @@ impl Supervisor {
         if let Some(mut output) = self.output.take() {
             output.drain(&self.events);
         }
-        let oom_killed = container.oom_kills() > 0 && ended.code() == KILLED;
+        let oom = container.oom();
+        let oom_killed = oom.is_some() && ended.code() == KILLED;
         let stage = std::mem::replace(&mut self.stage, Stage::Exited);
         let exited = stage.was_created().then(|| {
-            let (code, message) = match &stage {
-                Stage::Refused(failure) => (NOT_RUN, why_not_run(failure)),
-                _ => (ended.code(), String::new()),
+            let known = Circumstances {
+                cgroup: container.cgroup(),
+                oom: oom.as_ref(),
+                has_filter: container.has_filter(),
+                was_killed: self.was_killed,
+            };
+            let (code, message, not_run) = match &stage {
+                Stage::Refused(failure) => (NOT_RUN, why_not_run(failure), true),
+                _ => (ended.code(), describe(ended, &known), false),
             };
             Exited {
                 code,
                 at_ns,
-                oom_killed: oom_killed && message.is_empty(),
+                oom_killed: oom_killed && !not_run,
                 message,
                 started_at_ns: self.started_at_ns,
+                not_run,
+                oom_kills: oom.as_ref().map_or(0, |oom| oom.kills),
             }
         });
         // Before anything that can take its time: the daemon may be gone, and this process may be next.
@@ -161,21 +173,6 @@ impl Supervisor {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-fn why_not_run(failure: &Failure) -> String {
-    let mut message = failure.operation.clone();
-    if !failure.subject.is_empty() {
-        message = format!("{message} {:?}", failure.subject);
-    }
-    if failure.errno != 0 {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        message = format!("{message}: {error}");
-    }
-    if !failure.hint.is_empty() {
-        message = format!("{message}: {}", failure.hint);
-    }
-    message
 }
 
 /// Of an init that was ended before it could tell anything.

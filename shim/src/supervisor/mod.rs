@@ -7,6 +7,7 @@ mod deadline;
 mod execs;
 mod life;
 mod stage;
+mod words;
 
 use std::{
     collections::BTreeMap,
@@ -56,6 +57,8 @@ pub(crate) struct Supervisor {
     /// What init has still to tell.
     report: Option<Report>,
     stop: Option<Deadline>,
+    /// The time of a stop was over.
+    was_killed: bool,
     execs: BTreeMap<u64, Exec>,
     state_dir: PathBuf,
     /// When Start came; 0 before that. Unit: nanoseconds of Unix time.
@@ -81,6 +84,7 @@ impl Supervisor {
             output: None,
             report: None,
             stop: None,
+            was_killed: false,
             execs: BTreeMap::new(),
             state_dir: PathBuf::new(),
             started_at_ns: 0,

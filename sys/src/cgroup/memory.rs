@@ -1,4 +1,4 @@
-//! memory: limits, usage, and how often the kernel killed for want of it.
+//! memory: limits and usage.
 
 use std::{fs, io, path::Path};
 
@@ -129,32 +129,4 @@ fn limited(path: &Path) -> io::Result<Option<u64>> {
 /// `None` for "max" and where there is no such file.
 fn number(path: &Path) -> io::Result<Option<u64>> {
     Ok(read_if_there(path)?.and_then(|text| text.trim().parse().ok()))
-}
-
-/// `oom_kill` of memory.oom_control (v1) or memory.events (v2).
-pub(super) fn oom_kills(cgroup: &Cgroup<'_>) -> io::Result<u64> {
-    match (cgroup.v1("memory"), cgroup.v2()) {
-        (Some(dir), _) => counter(&dir.join("memory.oom_control")),
-        (None, Some(dir)) => counter(&dir.join("memory.events")),
-        (None, None) => Ok(0),
-    }
-}
-
-fn counter(path: &Path) -> io::Result<u64> {
-    Ok(oom_kill(&fs::read_to_string(path)?))
-}
-
-fn oom_kill(text: &str) -> u64 {
-    keyed(text, "oom_kill").unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_versions_have_the_counter() {
-        assert_eq!(oom_kill("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
-        assert_eq!(oom_kill("low 0\noom 2\noom_kill 1\noom_group_kill 0\n"), 1);
-    }
 }

@@ -8,6 +8,7 @@ mod hierarchies;
 mod hugetlb;
 mod kill;
 mod memory;
+mod oom;
 mod pids;
 mod pressure;
 mod resources;
@@ -24,6 +25,7 @@ use std::{
 
 pub use devices::{DeviceKind, DeviceRule};
 pub use hierarchies::{Hierarchies, V1};
+pub use oom::{MemoryLimit, Oom};
 pub use resources::{HugepageLimit, Resources};
 use rustix::fs::{CWD, Mode, OFlags};
 use setting::Setting;
@@ -180,9 +182,9 @@ impl<'a> Cgroup<'a> {
         })
     }
 
-    /// How many of its processes the kernel has killed for want of memory.
-    pub fn oom_kills(&self) -> io::Result<u64> {
-        memory::oom_kills(self)
+    /// What the kernel has killed in it for want of memory, if anything.
+    pub fn oom(&self) -> io::Result<Option<Oom>> {
+        oom::of(self)
     }
 
     /// Sets limits; what is 0 or empty stays as it is.

@@ -212,6 +212,7 @@ fn an_oom_kill_is_counted(site: &Site) {
     waiting.start().unwrap();
     let pidfd = waiting.container.init.pidfd.try_clone().unwrap();
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
-    assert_eq!(waiting.container.oom_kills(), 1);
+    let oom = waiting.container.oom().unwrap();
+    assert_eq!((oom.kills, oom.limit.unwrap().bytes), (1, 32 << 20));
     assert_eq!(waiting.finish().code, 137);
 }
