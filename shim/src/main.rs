@@ -11,9 +11,12 @@ mod failure;
 mod log;
 mod note;
 mod output;
+mod pin;
 mod pod;
 mod poll;
+mod probe;
 mod supervisor;
+mod userns;
 
 use std::{
     ffi::OsString,
@@ -50,11 +53,16 @@ fn main() -> ExitCode {
         ),
         // The id is for those who look at the process table.
         ([Some("container"), Some(_id)], _) => supervise(),
-        ([Some("pod"), _], [_, pin]) => {
-            socket::take_fd(0).and_then(|template| pod::run(&template, Path::new(pin)))
+        ([Some("pod"), ..], [_, pin, user @ ..]) if user.len() <= 1 => {
+            let user = user.first().map(Path::new);
+            socket::take_fd(0).and_then(|template| pod::run(&template, Path::new(pin), user))
         }
+        // The path is for those who look at the process table, and for whoever has to end it.
+        ([Some("pin"), _], _) => pin::run(),
+        ([Some("probe"), _], [_, dir]) => probe::run(Path::new(dir)),
         _ => Err(io::Error::other(
-            "this is corten's own: it is started as `corten-shim container ID` or `corten-shim pod PIN`",
+            "this is corten's own: it is started as `corten-shim container ID`, `corten-shim pod PIN`, \
+             `corten-shim pin PATH` or `corten-shim probe DIRECTORY`",
         )),
     };
     match ended {

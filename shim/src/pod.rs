@@ -1,7 +1,7 @@
 //! The init of a pod's PID namespace: made, pinned, and from then on it reaps and does nothing else.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -16,18 +16,28 @@ use nix::{
     sys::signal::{SigSet, Signal},
     unistd::setsid,
 };
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    fs::{Gid, Uid},
+    pipe::{PipeFlags, pipe_with},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
 
 use crate::note::note;
 
 /// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
-/// has nothing of the host any more.
-pub(crate) fn run(template: &OwnedFd, pin: &Path) -> io::Result<()> {
+/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it.
+pub(crate) fn run(template: &OwnedFd, pin: &Path, user: Option<&Path>) -> io::Result<()> {
+    prctl::set_undumpable()?;
     let proof = SingleThreaded::verify()?;
     let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
-    match process::clone(&proof, CloneFlags::CLONE_NEWPID, None)? {
+    let user = user.map(File::open).transpose()?;
+    let init = match &user {
+        Some(user) => clone_in(&proof, user, template)?,
+        None => process::clone(&proof, CloneFlags::CLONE_NEWPID, None)?,
+    };
+    match init {
         Cloned::Child => {
-            if let Err(error) = confine(template, &ready) {
+            if let Err(error) = confine(template, user.is_some(), &ready) {
                 note(format_args!("set up the init of a PID namespace: {error}"));
                 process::exit_now(1);
             }
@@ -43,6 +53,43 @@ pub(crate) fn run(template: &OwnedFd, pin: &Path) -> io::Result<()> {
             made
         }
     }
+}
+
+/// As clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The template is
+/// entered as well, which only the host's root may.
+fn clone_in(proof: &SingleThreaded, user: &File, template: &OwnedFd) -> io::Result<Cloned> {
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+    let between = match process::clone(proof, CloneFlags::empty(), None)? {
+        Cloned::Parent(between) => between,
+        Cloned::Child => {
+            let flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_PARENT;
+            let cloned = ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
+                .and_then(|()| ns::enter(user.as_fd(), CloneFlags::CLONE_NEWUSER))
+                .and_then(|()| prctl::set_undumpable())
+                .and_then(|()| process::clone(proof, flags, None));
+            match cloned {
+                Ok(Cloned::Child) => return Ok(Cloned::Child),
+                Ok(Cloned::Parent(init)) => {
+                    let _ = rustix::io::write(&tell, &init.pid.to_ne_bytes());
+                }
+                Err(error) => note(format_args!("enter the user namespace: {error}")),
+            }
+            process::exit_now(0)
+        }
+    };
+    drop(tell);
+    let mut pid = [0; size_of::<i32>()];
+    let read = rustix::io::read(told, &mut pid);
+    process::wait(between.pidfd.as_fd())?;
+    if read? != pid.len() {
+        return Err(io::Error::other(
+            "the init of the PID namespace could not be made",
+        ));
+    }
+    let pid = i32::from_ne_bytes(pid);
+    // A child of ours, so that its number is its own until it is reaped.
+    let pidfd = process::open(pid)?;
+    Ok(Cloned::Parent(Child { pid, pidfd }))
 }
 
 fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
@@ -62,13 +109,21 @@ fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
 }
 
 /// Nothing of the host is left to it: no files, no descriptors, no capabilities.
-fn confine(template: &OwnedFd, ready: &OwnedFd) -> io::Result<()> {
+fn confine(template: &OwnedFd, in_user_namespace: bool, ready: &OwnedFd) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
     setsid()?;
     prctl::set_undumpable()?;
     prctl::set_name(c"corten-pod")?;
-    ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    if in_user_namespace {
+        // The numbers are root's there; what was root's on the host is nobody's.
+        set_thread_groups(&[])?;
+        set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+        prctl::set_undumpable()?;
+    } else {
+        ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    }
     for capability in 0..64 {
         if prctl::drop_bounding(capability).is_err() {
             break;

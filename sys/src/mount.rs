@@ -16,8 +16,8 @@ pub use rustix::mount::{FsMountFlags, MountAttrFlags, MoveMountFlags, OpenTreeFl
 use rustix::{
     fs::CWD,
     mount::{
-        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-        open_tree,
+        fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+        move_mount, open_tree,
     },
 };
 
@@ -28,6 +28,7 @@ pub const ATTR_RDONLY: u64 = 0x1;
 pub const ATTR_NOSUID: u64 = 0x2;
 pub const ATTR_NODEV: u64 = 0x4;
 pub const ATTR_NOEXEC: u64 = 0x8;
+const ATTR_IDMAP: u64 = 0x10_0000;
 
 /// Where a container's root is attached in the [`template`].
 pub const TEMPLATE_ROOT: &str = "/root";
@@ -45,6 +46,29 @@ pub fn set_attributes(
         propagation,
         userns_fd: 0,
     };
+    mount_setattr(mount, &attr, recursive)
+}
+
+/// Makes a detached mount show its files' ids as `user_namespace` maps them, submounts left alone (mount_setattr(2),
+/// MOUNT_ATTR_IDMAP).
+///
+/// # Errors
+/// EINVAL where the file system cannot, or the mount is attached; EPERM where it is mapped already.
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(user_namespace.as_raw_fd().cast_unsigned()),
+    };
+    mount_setattr(mount, &attr, false)
+}
+
+fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    attr: &libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and `attr` is a whole mount_attr whose size is given; both outlive the call.
     let result = unsafe {
@@ -53,7 +77,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -90,13 +114,38 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     Ok(move_mount(mount, "", target, "", flags)?)
 }
 
+/// The value of a file system's option.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    Flag,
+    Text(&'a str),
+    File(BorrowedFd<'a>),
+}
+
 /// A new detached file system. `options` without a value are flags.
 ///
 /// # Errors
-/// With the kernel's own words (fsopen(2), "message retrieval") where it has any.
+/// As [`new_filesystem_of`].
 pub fn new_filesystem(
     kind: &str,
     options: &[(&str, Option<&str>)],
+    attributes: u64,
+) -> io::Result<OwnedFd> {
+    let value = |value: Option<_>| value.map_or(Value::Flag, Value::Text);
+    let options: Vec<_> = options
+        .iter()
+        .map(|(key, text)| (*key, value(*text)))
+        .collect();
+    new_filesystem_of(kind, &options, attributes)
+}
+
+/// A new detached file system, also from what is open.
+///
+/// # Errors
+/// With the kernel's own words (fsopen(2), "message retrieval") where it has any.
+pub fn new_filesystem_of(
+    kind: &str,
+    options: &[(&str, Value<'_>)],
     attributes: u64,
 ) -> io::Result<OwnedFd> {
     let fs = fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -113,13 +162,14 @@ pub fn new_filesystem(
 
 fn configure(
     fs: BorrowedFd<'_>,
-    options: &[(&str, Option<&str>)],
+    options: &[(&str, Value<'_>)],
     attributes: u64,
 ) -> io::Result<OwnedFd> {
     for (key, value) in options {
         match value {
-            Some(value) => fsconfig_set_string(fs, *key, *value)?,
-            None => fsconfig_set_flag(fs, *key)?,
+            Value::Text(text) => fsconfig_set_string(fs, *key, *text)?,
+            Value::File(file) => fsconfig_set_fd(fs, *key, file)?,
+            Value::Flag => fsconfig_set_flag(fs, *key)?,
         }
     }
     fsconfig_create(fs)?;

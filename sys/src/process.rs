@@ -66,7 +66,10 @@ pub fn clone(
         | libc::CLONE_PIDFD.cast_unsigned() as u64
         | CLONE_CLEAR_SIGHAND;
     arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD.cast_unsigned() as u64;
+    // A sibling of the caller ends as the caller does, and clone3 wants no signal of its own for it.
+    if !flags.contains(CloneFlags::CLONE_PARENT) {
+        arguments.exit_signal = libc::SIGCHLD.cast_unsigned() as u64;
+    }
     if let Some(cgroup) = cgroup {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());

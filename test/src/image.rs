@@ -20,7 +20,7 @@ const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "ls", "id", "sleep", "true", "false", "hostname", "mount", "ps", "env",
     "touch", "mkdir", "rm", "kill", "stat", "pwd", "head", "tail", "wc", "grep", "httpd", "wget",
     "nc", "ip", "ping", "test", "dd", "yes", "seq", "sync", "readlink", "chmod", "nslookup",
-    "printf", "tr", "sed", "awk", "mknod", "unshare", "date", "umount", "find",
+    "printf", "tr", "sed", "awk", "mknod", "unshare", "date", "umount", "find", "chown", "sort",
 ];
 
 /// Adds the busybox image to the node's daemon.

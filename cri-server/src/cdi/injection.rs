@@ -109,6 +109,7 @@ fn mount(mount: &Mount) -> Result<shim::Mount, String> {
         destination,
         attributes: Some(options.attributes),
         kind: Some(kind),
+        ..Default::default()
     })
 }
 

@@ -12,7 +12,7 @@ use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
     record::{self, Resource, resource::Kind},
-    shim::{Plan, mount},
+    shim::{Plan, UserNamespace, mount},
 };
 
 use super::{Container, State, exit, image_volumes::ImageVolumes, name};
@@ -171,6 +171,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         ipc: paths.ipc.as_deref(),
         uts: paths.uts.as_deref(),
         pid: paths.pid.as_deref(),
+        user: paths.user.as_deref(),
         cgroup_parent: &draft.pod.record.cgroup_parent,
     };
     let seccomp_profile = match spec::seccomp_localhost_path(&draft.config)? {
@@ -254,8 +255,9 @@ async fn make(
     let volumes = declared_volumes(&plan);
     let root = layers.first().map(LayerHold::lower_dirs);
     let top = root.and_then(<[_]>::first).cloned();
+    let ids = plan.user_namespace.clone();
     blocking(move || {
-        create_dirs(&dirs.0, &dirs.1, top.as_deref())?;
+        create_dirs(&dirs.0, &dirs.1, top.as_deref(), ids.as_ref())?;
         volumes
             .iter()
             .try_for_each(|dir| fs::create_dir_all(dir).at("create", dir))
@@ -300,8 +302,13 @@ fn declared_volumes(plan: &Plan) -> Vec<PathBuf> {
 }
 
 /// upper and work are new for every attempt: a volatile overlay refuses a used workdir (overlayfs.rst, "Volatile mount").
-/// The root directory looks as in `top`, the image's topmost layer.
-fn create_dirs(state_dir: &Path, root_dir: &Path, top: Option<&Path>) -> Result<()> {
+/// The root directory looks as in `top`, the image's topmost layer, and belongs to the same user of the pod.
+fn create_dirs(
+    state_dir: &Path,
+    root_dir: &Path,
+    top: Option<&Path>,
+    ids: Option<&UserNamespace>,
+) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)
         .create(state_dir)
@@ -317,7 +324,8 @@ fn create_dirs(state_dir: &Path, root_dir: &Path, top: Option<&Path>) -> Result<
     if let Some(top) = top {
         let looks = fs::metadata(top).at("stat", top)?;
         let upper = root_dir.join("upper");
-        chown(&upper, Some(looks.uid()), Some(looks.gid())).at("chown", &upper)?;
+        let (uid, gid) = spec::owner(ids, looks.uid(), looks.gid());
+        chown(&upper, Some(uid), Some(gid)).at("chown", &upper)?;
         fs::set_permissions(&upper, looks.permissions()).at("chmod", &upper)?;
     }
     Ok(())

@@ -61,6 +61,10 @@ impl Undo {
                 shim::kill(&["pod", &path]);
                 unpin(Path::new(&path))
             }
+            Kind::UserPin(path) => {
+                shim::kill(&["pin", &path]);
+                unpin(Path::new(&path))
+            }
             Kind::Cgroup(path) => remove_cgroup(&hierarchies, &path),
             Kind::SharedCgroup(path) => {
                 Cgroup::new(&hierarchies, &path).remove_empty();

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, chown},
     path::Path,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     spec,
 };
 
-/// As Docker and containerd have it.
+/// As Docker and containerd have it; it belongs to the pod's root.
 const SHM: &str = "mode=1777,size=65536k";
 /// The file behind resolved's stub, which no other network namespace can reach.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
@@ -32,14 +32,17 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
     if let Some(shm) = &plan.paths.shm {
         fs::create_dir(shm).at("create", shm)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("shm"), shm, Some("tmpfs"), flags, Some(SHM)).at("mount a tmpfs on", shm)?;
+        let (uid, gid) = plan.root();
+        let options = format!("{SHM},uid={uid},gid={gid}");
+        mount(Some("shm"), shm, Some("tmpfs"), flags, Some(&*options))
+            .at("mount a tmpfs on", shm)?;
     }
-    write(dir, "hostname", &format!("{}\n", plan.hostname))?;
+    write(plan, "hostname", &format!("{}\n", plan.hostname))?;
     let resolv_conf = match spec::resolv_conf(plan.config.dns_config.as_ref()) {
         Some(text) => text,
         None => host_resolv_conf()?,
     };
-    write(dir, "resolv.conf", &resolv_conf)
+    write(plan, "resolv.conf", &resolv_conf)
 }
 
 /// Writes the hosts file for containers that bring none.
@@ -47,14 +50,19 @@ pub(crate) fn write_hosts(plan: &Plan, ips: &[String]) -> Result<()> {
     if plan.paths.net.is_none() {
         let host = Path::new("/etc/hosts");
         let text = fs::read_to_string(host).unwrap_or_default();
-        return write(&plan.state_dir, "hosts", &text);
+        return write(plan, "hosts", &text);
     }
-    write(&plan.state_dir, "hosts", &spec::hosts(&plan.hostname, ips))
+    write(plan, "hosts", &spec::hosts(&plan.hostname, ips))
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let path = dir.join(name);
-    fs::write(&path, text).at("write", &path)
+/// The pod's root may write to it.
+fn write(plan: &Plan, name: &str, text: &str) -> Result<()> {
+    let path = plan.state_dir.join(name);
+    fs::write(&path, text).at("write", &path)?;
+    match plan.root() {
+        (0, 0) => Ok(()),
+        (uid, gid) => chown(&path, Some(uid), Some(gid)).at("chown", &path),
+    }
 }
 
 /// A host without the file gives its pods an empty one.

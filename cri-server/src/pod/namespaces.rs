@@ -1,8 +1,12 @@
 //! A pod's network, IPC and UTS namespaces: made and pinned by a thread that ends afterwards, so that no process and no
-//! thread of the pool stays in them.
+//! thread of the pool stays in them. With a user namespace, which no thread can make, a helper does it, and ends as well.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use corten_proto::shim::{Pin, Sysctl};
 use corten_sys::{ns, thread};
 use nix::{
     sched::{CloneFlags, unshare},
@@ -10,11 +14,20 @@ use nix::{
 };
 
 use super::run::Plan;
-use crate::error::{At, Error, Result};
+use crate::{
+    context::Context,
+    error::{At, Error, Result},
+};
 
-/// Makes the namespaces that `plan` pins, and sets their sysctls.
+/// Makes the directories of the pins and, without a user namespace, the namespaces that `plan` pins, with their sysctls.
 pub(crate) fn create(plan: &Plan) -> Result<()> {
     let paths = &plan.paths;
+    if let Some(dir) = paths.net.as_deref().and_then(Path::parent) {
+        fs::create_dir_all(dir).at("create", dir)?;
+    }
+    if paths.user.is_some() {
+        return Ok(());
+    }
     let wanted = [
         (&paths.net, CloneFlags::CLONE_NEWNET, "net"),
         (&paths.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
@@ -26,9 +39,6 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
         .collect();
     if pins.is_empty() {
         return Ok(());
-    }
-    if let Some(dir) = paths.net.as_deref().and_then(Path::parent) {
-        fs::create_dir_all(dir).at("create", dir)?;
     }
     let hostname = paths.uts.is_some().then_some(&plan.hostname);
     let sysctls = &plan.sysctls;
@@ -57,4 +67,28 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
         doing: "start a thread for a pod's namespaces".into(),
         source,
     })?
+}
+
+/// Makes the pod's user namespace, pinned on `user`, and in it those that `plan` pins, with their sysctls.
+pub(crate) async fn create_in_user_namespace(cx: &Context, plan: &Plan, user: &Path) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let or_none = |path: &Option<PathBuf>| path.as_deref().map(text).unwrap_or_default();
+    let sysctl = |(path, value): &(PathBuf, String)| Sysctl {
+        path: text(path),
+        value: value.clone(),
+    };
+    let wanted = Pin {
+        user_namespace: plan.ids.clone(),
+        user: text(user),
+        network: or_none(&plan.paths.net),
+        ipc: or_none(&plan.paths.ipc),
+        uts: or_none(&plan.paths.uts),
+        hostname: plan.hostname.clone(),
+        sysctls: plan.sysctls.iter().map(sysctl).collect(),
+    };
+    let made = cx.launcher.pin(&wanted).await;
+    made.map_err(|source| Error::Shim {
+        doing: "make the pod's user namespace".into(),
+        source,
+    })
 }

@@ -9,6 +9,7 @@ use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
     record::{self, Network, Resource, resource::Kind},
+    shim,
 };
 use corten_sys::cgroup::Cgroup;
 
@@ -32,6 +33,15 @@ pub(crate) struct Plan {
     pub(crate) sysctls: Vec<(PathBuf, String)>,
     pub(crate) resources: Vec<Resource>,
     pub(crate) paths: Paths,
+    /// The ids of the pod's user namespace, which it has if there is a path for its pin.
+    pub(crate) ids: Option<shim::UserNamespace>,
+}
+
+impl Plan {
+    /// Who is root in the pod, on the host.
+    pub(crate) fn root(&self) -> (u32, u32) {
+        spec::owner(self.ids.as_ref(), 0, 0)
+    }
 }
 
 /// Where the pod's namespaces are pinned; `None` for the host's.
@@ -42,11 +52,16 @@ pub(crate) struct Paths {
     pub(crate) uts: Option<PathBuf>,
     pub(crate) pid: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
+    pub(crate) user: Option<PathBuf>,
 }
 
 impl Paths {
     /// The paths of pod `id` as its namespace options ask for them (CRI, NamespaceOption).
     pub(crate) fn of(cx: &Context, id: &str, options: &cri::NamespaceOption) -> Self {
+        let own_users = options
+            .userns_options
+            .as_ref()
+            .is_some_and(|users| users.mode() != NamespaceMode::Node);
         let state_dir = layout::pod_state(&cx.config.state, id);
         let pin = |name: &str| state_dir.join("ns").join(name);
         let own_network = options.network() != NamespaceMode::Node;
@@ -62,6 +77,7 @@ impl Paths {
             uts: own_network.then(|| pin("uts")),
             pid: (options.pid() == NamespaceMode::Pod).then(|| pin("pid")),
             shm: own_ipc.then(|| state_dir.join("shm")),
+            user: own_users.then(|| pin("user")),
         }
     }
 }
@@ -130,6 +146,11 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
     let paths = Paths::of(cx, &id, &spec::pod_namespaces(&config));
     let sysctls = spec::sysctls(&config)?;
     let hostname = spec::hostname(&config)?;
+    let ids = spec::user_namespace(&config)?;
+    if let (Some(_), Err(reason)) = (&ids, &cx.host.user_namespaces) {
+        let reason = format!("this host cannot give pods user namespaces: {reason}");
+        return Err(Error::invalid(spec::user_namespace_field(), reason));
+    }
     let resources = resources(cx, &id, &config, &state_dir, &paths);
     Ok(Plan {
         id,
@@ -139,6 +160,7 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         sysctls,
         resources,
         paths,
+        ids,
     })
 }
 
@@ -162,6 +184,7 @@ fn resources(
             .flatten()
             .map(|path| Kind::Pin(text(path))),
     );
+    kinds.extend(paths.user.as_deref().map(|path| Kind::UserPin(text(path))));
     if let Some(netns) = &paths.net {
         let metadata = config.metadata.clone().unwrap_or_default();
         kinds.push(Kind::Network(Network {
@@ -202,8 +225,11 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         namespaces::create(&planned)
     })
     .await?;
+    if let Some(pin) = &plan.paths.user {
+        namespaces::create_in_user_namespace(&cx, &plan, pin).await?;
+    }
     if let Some(pin) = &plan.paths.pid {
-        init::start(&cx, pin).await?;
+        init::start(&cx, pin, plan.paths.user.as_deref()).await?;
     }
     if let Some(attachment) = attachment(&plan.resources) {
         let pod = attachment.pod_name.clone();

@@ -34,6 +34,6 @@ pub(crate) async fn stop(cx: &Arc<Context>, pod: &Pod) -> Result<()> {
 fn ends_with_stop(resource: &Resource) -> bool {
     matches!(
         resource.kind,
-        Some(Kind::Network(_) | Kind::Pin(_) | Kind::PidPin(_))
+        Some(Kind::Network(_) | Kind::Pin(_) | Kind::PidPin(_) | Kind::UserPin(_))
     )
 }

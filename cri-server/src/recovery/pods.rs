@@ -33,7 +33,9 @@ fn is_pinned(record: &record::Pod) -> bool {
         .resources
         .iter()
         .all(|resource| match &resource.kind {
-            Some(Kind::Pin(path) | Kind::PidPin(path)) => Path::new(path).exists(),
+            Some(Kind::Pin(path) | Kind::PidPin(path) | Kind::UserPin(path)) => {
+                Path::new(path).exists()
+            }
             _ => true,
         })
 }

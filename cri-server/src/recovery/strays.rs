@@ -47,6 +47,7 @@ pub(super) async fn remove(cx: &Arc<Context>) -> Result<()> {
                 Kind::Mount(below("shm")),
                 Kind::Pin(below("ns/ipc")),
                 Kind::Pin(below("ns/uts")),
+                Kind::UserPin(below("ns/user")),
                 Kind::PidPin(below("ns/pid")),
             ];
             undo(cx, kinds).await;

@@ -41,7 +41,7 @@ pub(super) async fn handle(
     }
     let features = cri::RuntimeHandlerFeatures {
         recursive_read_only_mounts: true,
-        user_namespaces: false,
+        user_namespaces: cx.host.user_namespaces.is_ok(),
     };
     Ok(cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),
@@ -56,6 +56,7 @@ pub(super) async fn handle(
         }],
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
+            user_namespaces_host_network: cx.host.user_namespaces.is_ok(),
             ..cri::RuntimeFeatures::default()
         }),
     })

@@ -4,7 +4,7 @@ mod connections;
 mod directories;
 mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use corten_cni::Cni;
 use corten_image::ImageService;
@@ -121,12 +121,14 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         doing: "prepare the shim".into(),
         source,
     })?;
+    let mut host = spec::Host::probe().map_err(|source| Error::Io {
+        doing: "probe the host".into(),
+        source,
+    })?;
+    host.user_namespaces = probe_user_namespaces(&launcher, &config.root).await;
     let cx = Context {
         boot_id: identity::boot()?,
-        host: spec::Host::probe().map_err(|source| Error::Io {
-            doing: "probe the host".into(),
-            source,
-        })?,
+        host,
         defaults: defaults(&config),
         store: Store::default(),
         operations: Operations::default(),
@@ -148,6 +150,20 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
     // So that Status knows of broken files before a container asks.
     tokio::task::spawn_blocking(move || drop(cdi.look()));
     Ok((Arc::new(cx), lock))
+}
+
+/// What is tried out lies beside the layers, whose file system it is about.
+async fn probe_user_namespaces(launcher: &Launcher, root: &Path) -> Result<(), String> {
+    let dir = root.join("probe");
+    // One that an earlier daemon was killed over.
+    let _ = std::fs::remove_dir_all(&dir);
+    let probed = launcher.probe_user_namespaces(&dir).await;
+    let _ = std::fs::remove_dir_all(&dir);
+    probed.map_err(|error| {
+        let reason = error.to_string();
+        tracing::warn!(reason, "pods cannot have user namespaces");
+        reason
+    })
 }
 
 fn defaults(config: &Config) -> spec::Defaults {

@@ -13,9 +13,10 @@ use std::{
     time::Duration,
 };
 
-use corten_proto::layout;
+use corten_proto::{layout, shim::Pin};
+use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
     time::timeout,
 };
@@ -25,8 +26,8 @@ use super::{
     client::{Events, ShortPath},
 };
 
-/// A pod's init has nothing to wait for.
-const POD_INIT: Duration = Duration::from_secs(10);
+/// A helper has nothing to wait for.
+const HELPER: Duration = Duration::from_secs(10);
 
 /// Everything that each shim is started with.
 #[derive(Debug)]
@@ -104,21 +105,60 @@ impl Launcher {
         Client::connect(state_dir).await
     }
 
-    /// Starts the init of a pod's PID namespace, which is then pinned at `pin`. Returns its host pid.
-    pub(crate) async fn start_pod_init(&self, pin: &str) -> Result<i32, Error> {
+    /// Starts the init of a pod's PID namespace, which is then pinned at `pin` and belongs to the user namespace that is
+    /// pinned at `user`. Returns its host pid.
+    pub(crate) async fn start_pod_init(
+        &self,
+        pin: &Path,
+        user: Option<&Path>,
+    ) -> Result<i32, Error> {
         let template = self
             .template
             .try_clone()
             .map_err(|source| self.spawn_failed(source))?;
-        let mut child = self
-            .command(&["pod", pin])
-            .stdin(template)
+        let mut command = self.command(&["pod"]);
+        command.arg(pin).args(user).stdin(template);
+        let said = self.run(command, &[]).await?;
+        let pid = said.trim().parse();
+        pid.map_err(|error| Error::Helper(io::Error::other(format!("{said:?}: {error}"))))
+    }
+
+    /// Makes and pins a user namespace and what belongs to it.
+    pub(crate) async fn pin(&self, wanted: &Pin) -> Result<(), Error> {
+        let mut command = self.command(&["pin", &wanted.user]);
+        command.stdin(Stdio::piped());
+        self.run(command, &wanted.encode_to_vec()).await.map(drop)
+    }
+
+    /// Finds out whether pods can have user namespaces, in the new directory `dir`.
+    pub(crate) async fn probe_user_namespaces(&self, dir: &Path) -> io::Result<()> {
+        let mut command = self.command(&["probe"]);
+        command.arg(dir).stdin(Stdio::null());
+        let ended = self.run_to_end(command, &[]).await;
+        ended.map(drop)
+    }
+
+    /// Runs a helper that ends by itself, to its end. Returns what it said.
+    async fn run(&self, command: Command, input: &[u8]) -> Result<String, Error> {
+        match self.run_to_end(command, input).await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::Silent {
+                seconds: HELPER.as_secs(),
+            }),
+            result => result.map_err(Error::Helper),
+        }
+    }
+
+    async fn run_to_end(&self, mut command: Command, input: &[u8]) -> io::Result<String> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| self.spawn_failed(source))?;
+            .spawn()?;
         let (mut out, mut err) = (String::new(), String::new());
-        let ended = timeout(POD_INIT, async {
+        let ended = timeout(HELPER, async {
+            if let Some(mut stdin) = child.stdin.take() {
+                // One that does not listen says why.
+                let _ = stdin.write_all(input).await;
+            }
             if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
                 BufReader::new(stdout)
                     .take(64)
@@ -135,15 +175,12 @@ impl Launcher {
             Err(_elapsed) => {
                 let _ = child.start_kill();
                 reap(child);
-                Err(Error::Silent {
-                    seconds: POD_INIT.as_secs(),
-                })
+                Err(io::ErrorKind::TimedOut.into())
             }
-            Ok(Err(source)) => Err(self.spawn_failed(source)),
-            Ok(Ok(status)) => match out.trim().parse() {
-                Ok(pid) if status.success() => Ok(pid),
-                _ => Err(self.spawn_failed(io::Error::other(format!("{status}: {}", err.trim())))),
-            },
+            Ok(Err(source)) => Err(source),
+            Ok(Ok(status)) if status.success() => Ok(out),
+            Ok(Ok(status)) if err.is_empty() => Err(io::Error::other(status.to_string())),
+            Ok(Ok(_)) => Err(io::Error::other(err.trim().to_owned())),
         }
     }
 

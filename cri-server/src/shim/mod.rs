@@ -19,6 +19,8 @@ use tonic::Code;
 pub(crate) enum Error {
     #[error("start the shim {binary}")]
     Spawn { binary: String, source: io::Error },
+    #[error("corten-shim")]
+    Helper(#[source] io::Error),
     #[error("talk to the shim")]
     Connection(#[source] io::Error),
     #[error("the shim is gone")]
@@ -45,7 +47,7 @@ impl Error {
             },
             Self::Silent { .. } => Code::DeadlineExceeded,
             Self::Gone | Self::Connection(_) => Code::Unavailable,
-            Self::Spawn { .. } | Self::Confused { .. } => Code::Internal,
+            Self::Spawn { .. } | Self::Helper(_) | Self::Confused { .. } => Code::Internal,
         }
     }
 
@@ -54,7 +56,9 @@ impl Error {
         match self {
             Self::Gone | Self::Connection(_) => true,
             Self::Refused(failure) => failure.kind() == FailureKind::FailurePhase,
-            Self::Spawn { .. } | Self::Silent { .. } | Self::Confused { .. } => false,
+            Self::Spawn { .. } | Self::Helper(_) | Self::Silent { .. } | Self::Confused { .. } => {
+                false
+            }
         }
     }
 

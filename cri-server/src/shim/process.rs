@@ -2,9 +2,18 @@
 
 use std::{fs, io::Read};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
-/// Kills every `corten-shim` that was started with `args`. Returns how many there were.
+/// One that hangs in the kernel dies when it can.
+const DEATH: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
+
+/// Kills every `corten-shim` that was started with `args`, and waits for their ends. Returns how many there were.
 ///
 /// Reads the whole of /proc: for recovery and for undoing, not for the path of a pod.
 pub(crate) fn kill(args: &[&str]) -> usize {
@@ -28,7 +37,11 @@ fn kill_if_shim(pid: i32, args: &[&str]) -> bool {
     let Ok(fd) = pidfd_open(target, PidfdFlags::empty()) else {
         return false;
     };
-    is_shim(pid, args) && pidfd_send_signal(fd, Signal::KILL).is_ok()
+    let killed = is_shim(pid, args) && pidfd_send_signal(&fd, Signal::KILL).is_ok();
+    if killed {
+        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&DEATH));
+    }
+    killed
 }
 
 fn is_shim(pid: i32, args: &[&str]) -> bool {

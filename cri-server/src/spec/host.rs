@@ -19,6 +19,8 @@ pub(crate) struct Host {
     pub hugepage_sizes: Vec<String>,
     pub apparmor: bool,
     pub selinux: bool,
+    /// Why pods cannot have user namespaces, if they cannot. Another than the host itself finds it out.
+    pub user_namespaces: Result<(), String>,
     pub filters: seccomp::Cache,
 }
 
@@ -34,6 +36,7 @@ impl Host {
             hugepage_sizes: hugepage_sizes(Path::new("/sys/kernel/mm/hugepages"))?,
             apparmor: apparmor.is_ok_and(|text| text.starts_with(b"Y")),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            user_namespaces: Err("not found out yet".into()),
             filters: seccomp::Cache::default(),
         };
         host.filters.warm().map_err(io::Error::other)?;
@@ -62,6 +65,7 @@ impl Host {
             hugepage_sizes: vec!["2MB".into(), "1GB".into()],
             apparmor: false,
             selinux: false,
+            user_namespaces: Ok(()),
             filters: seccomp::Cache::default(),
         }
     }

@@ -24,6 +24,7 @@ mod signal;
 mod sysctl;
 mod update;
 mod user;
+mod user_namespace;
 mod validate;
 
 use std::{
@@ -45,6 +46,7 @@ pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;
 pub(crate) use update::{limits, pod_limits, update};
+pub(crate) use user_namespace::{field as user_namespace_field, of_pod as user_namespace, owner};
 pub(crate) use validate::{validate_container, validate_pod};
 
 /// A field of a request that cannot be accepted.
@@ -84,6 +86,8 @@ pub(crate) struct Pod<'a> {
     pub uts: Option<&'a Path>,
     /// Pin of the PID namespace that the pod's containers share; none when they share none.
     pub pid: Option<&'a Path>,
+    /// Pin of the user namespace; none is the host's.
+    pub user: Option<&'a Path>,
     /// Cgroup of the pod below each hierarchy's root, with leading slash.
     pub cgroup_parent: &'a str,
 }
@@ -233,6 +237,7 @@ pub(crate) fn plan(
         masked_paths,
         readonly_paths,
         state_dir: path::text(container.state_dir)?,
+        user_namespace: user_namespace::of_pod(pod.config)?,
     })
 }
 

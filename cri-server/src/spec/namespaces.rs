@@ -22,6 +22,7 @@ pub(super) fn plan(input: &Input<'_>) -> Result<shim::Namespaces, Invalid> {
         uts: Some(pinned(pod.uts)?),
         pid: Some(pid(input)?),
         cgroup: Some(if own_cgroup { new() } else { host() }),
+        user: pod.user.map(|pin| path::text(pin).map(join)).transpose()?,
     })
 }
 

@@ -2,16 +2,9 @@
 
 use std::path::PathBuf;
 
-use corten_proto::cri;
+use corten_proto::{cri, shim};
 
-use super::{Invalid, namespaces, path};
-
-/// For a pod with a network of its own: any user may bind low ports and ping without a capability,
-/// as under containerd 2.
-const UNPRIVILEGED: [(&str, &str); 2] = [
-    ("net/ipv4/ip_unprivileged_port_start", "0"),
-    ("net/ipv4/ping_group_range", "0 2147483647"),
-];
+use super::{Invalid, namespaces, path, user_namespace};
 
 /// What to write below `/proc/sys`, from inside the pod's namespaces.
 ///
@@ -19,10 +12,10 @@ const UNPRIVILEGED: [(&str, &str); 2] = [
 /// (`net/ipv4/conf/eth0.1/...`).
 pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, String)>, Invalid> {
     let modes = Modes::of(config)?;
-    let defaults = UNPRIVILEGED.iter().filter(|_| modes.own_network);
-    let mut settings: Vec<(PathBuf, String)> = defaults
-        .map(|(path, value)| (path.into(), (*value).into()))
-        .collect();
+    let mut settings = Vec::new();
+    if modes.own_network {
+        settings = unprivileged(user_namespace::of_pod(config)?.as_ref());
+    }
     let asked = config.linux.iter().flat_map(|linux| &linux.sysctls);
     for (name, value) in asked {
         let field = format!("config.linux.sysctls[{name:?}]");
@@ -38,6 +31,19 @@ pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, St
         settings.push((path, value.clone()));
     }
     Ok(settings)
+}
+
+/// For a pod with a network of its own: any user may bind low ports and ping without a capability,
+/// as under containerd 2. No range may end beyond what a user namespace maps.
+fn unprivileged(user_namespace: Option<&shim::UserNamespace>) -> Vec<(PathBuf, String)> {
+    const LAST: u32 = i32::MAX.cast_unsigned();
+    let mapped = user_namespace.and_then(|ids| ids.gids.iter().map(|map| map.length - 1).max());
+    let last = mapped.unwrap_or(LAST).min(LAST);
+    let settings = [
+        ("net/ipv4/ip_unprivileged_port_start", "0".into()),
+        ("net/ipv4/ping_group_range", format!("0 {last}")),
+    ];
+    settings.map(|(path, value)| (path.into(), value)).into()
 }
 
 #[derive(Clone, Copy)]

@@ -116,6 +116,7 @@ impl Fixture {
             ipc: pin(ipc.as_path()),
             uts: pin(uts.as_path()),
             pid: pin(pid.as_path()),
+            user: None,
             cgroup_parent: "/pods/p",
         };
         let container = Container {

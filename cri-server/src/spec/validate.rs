@@ -4,7 +4,9 @@ use std::{collections::HashSet, net::IpAddr};
 
 use corten_proto::cri;
 
-use super::{Invalid, Security, classes, dns, log_path, mounts, namespaces, path, sysctl};
+use super::{
+    Invalid, Security, classes, dns, log_path, mounts, namespaces, path, sysctl, user_namespace,
+};
 
 /// Checks a pod sandbox's config as a whole.
 ///
@@ -28,6 +30,7 @@ pub(crate) fn validate_pod(config: &cri::PodSandboxConfig) -> Result<(), Invalid
         return Err(Invalid::new("config.windows", "this is Linux"));
     }
     pod_namespaces(&namespaces::of_pod(config))?;
+    user_namespace::of_pod(config)?;
     dns::validate_hostname(config)?;
     dns::validate(config.dns_config.as_ref())?;
     log_path::check_directory(&config.log_directory)?;
@@ -68,12 +71,13 @@ pub(crate) fn validate_container(
         .0
         .and_then(|context| context.namespace_options.as_ref())
     {
-        user_namespace(options)?;
+        let field = format!("{}.namespace_options", Security::FIELD);
+        user_namespace::check_container(options, pod, &field)?;
     }
     namespaces::pid_mode(config, pod)?;
     hidden_paths(security)?;
     crate::cdi::requests(config)?;
-    mounts::validate(config)?;
+    mounts::validate(config, pod)?;
     log_path::log_path(pod, config).map(drop)
 }
 
@@ -110,23 +114,7 @@ fn pod_namespaces(options: &cri::NamespaceOption) -> Result<(), Invalid> {
             ));
         }
     }
-    user_namespace(options)
-}
-
-fn user_namespace(options: &cri::NamespaceOption) -> Result<(), Invalid> {
-    let field = format!("{}.userns_options", namespaces::POD_FIELD);
-    match options
-        .userns_options
-        .as_ref()
-        .map(|user| namespaces::mode(user.mode, &field))
-        .transpose()?
-    {
-        None | Some(cri::NamespaceMode::Node) => Ok(()),
-        Some(_) => Err(Invalid::new(
-            field,
-            "user namespaces are not supported: want mode NODE",
-        )),
-    }
+    Ok(())
 }
 
 /// Empty is a place of ours.
@@ -256,12 +244,10 @@ mod tests {
             })
         };
         assert_eq!(pod(|pod| options(pod).userns_options = user(2)), "fine");
-        for mode in [0, 1, 3, 9] {
-            assert_eq!(
-                pod(|pod| options(pod).userns_options = user(mode)),
-                field("userns_options")
-            );
-        }
+        assert_eq!(
+            pod(|pod| options(pod).userns_options = user(1)),
+            field("userns_options.mode")
+        );
     }
 
     #[test]
@@ -387,8 +373,17 @@ mod tests {
             field("readonly_paths[1]")
         );
         let userns = security(|context| {
+            let mapping = cri::IdMapping {
+                host_id: 1000,
+                container_id: 0,
+                length: 1,
+            };
             context.namespace_options = Some(cri::NamespaceOption {
-                userns_options: Some(Default::default()),
+                userns_options: Some(cri::UserNamespace {
+                    mode: 0,
+                    uids: vec![mapping],
+                    gids: vec![mapping],
+                }),
                 ..Default::default()
             });
         });

@@ -11,7 +11,7 @@ use std::{
 use corten_proto::shim::{Failure, Identity, Process};
 use corten_sys::{process, root::Root};
 use rustix::{
-    fs::{Mode, OFlags, fchown},
+    fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchown},
     process::{fchdir, setsid, umask},
 };
 
@@ -46,9 +46,14 @@ pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()>
     security::set_oom_score_adj("self", process.oom_score_adj, warnings)
 }
 
-/// Opens the working directory below the root, made where it is missing. A magic link such as /proc/self/fd/7 would lead to
-/// where the host is.
-pub(super) fn open_cwd(root: &Root, cwd: &str, identity: &Identity) -> Result<OwnedFd> {
+/// As whom files are given to the user of a process.
+pub(super) fn owner(identity: &Identity) -> (Uid, Gid) {
+    (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid))
+}
+
+/// Opens the working directory below the root, made as `owner`'s where it is missing. A magic link such as /proc/self/fd/7
+/// would lead to where the host is.
+pub(super) fn open_cwd(root: &Root, cwd: &str, owner: (Uid, Gid)) -> Result<OwnedFd> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     if !cwd.starts_with('/') {
         return Err(invalid(
@@ -63,18 +68,9 @@ pub(super) fn open_cwd(root: &Root, cwd: &str, identity: &Identity) -> Result<Ow
             let made = root
                 .make_dir_all(path, Mode::from_raw_mode(0o755))
                 .doing("make working directory", cwd)?;
-            let (uid, gid) = (
-                rustix::fs::Uid::from_raw(identity.uid),
-                rustix::fs::Gid::from_raw(identity.gid),
-            );
-            rustix::fs::chownat(
-                &made,
-                "",
-                Some(uid),
-                Some(gid),
-                rustix::fs::AtFlags::EMPTY_PATH,
-            )
-            .doing("chown working directory", cwd)?;
+            let (uid, gid) = owner;
+            chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                .doing("chown working directory", cwd)?;
             Ok(made)
         }
         result => result.doing("open working directory", cwd),
@@ -89,8 +85,24 @@ pub(super) fn settle(privileges: &Privileges, identity: &Identity, cwd: &OwnedFd
     Ok(())
 }
 
+/// Lets `user`, a number of the host, open the streams by their path, as in /dev/stdout. What cannot be chowned is not
+/// ours.
+pub(super) fn give_streams(stdio: &Stdio, user: Uid) {
+    if user.is_root() {
+        return;
+    }
+    let streams = [
+        stdio.stdin.as_ref(),
+        Some(&stdio.stdout),
+        Some(&stdio.stderr),
+    ];
+    for stream in streams.into_iter().flatten() {
+        let _ = fchown(stream, Some(user), None);
+    }
+}
+
 /// Makes descriptors 0 to 2 of `stdio`. Without stdin it is the null device of `root`.
-pub(super) fn take_streams(root: &Root, stdio: &Stdio, identity: &Identity) -> Result<()> {
+pub(super) fn take_streams(root: &Root, stdio: &Stdio) -> Result<()> {
     let null;
     let stdin = match &stdio.stdin {
         Some(stdin) => stdin.as_fd(),
@@ -107,20 +119,6 @@ pub(super) fn take_streams(root: &Root, stdio: &Stdio, identity: &Identity) -> R
     };
     for (number, stream) in (0..).zip([stdin, stdio.stdout.as_fd(), stdio.stderr.as_fd()]) {
         process::dup_to(stream, number).doing("dup2", number)?;
-    }
-    if identity.uid != 0 {
-        let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
-        // So that /dev/stdout can be opened by its path. What cannot be chowned is not ours.
-        for stream in [
-            stdio.stdin.as_ref(),
-            Some(&stdio.stdout),
-            Some(&stdio.stderr),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            let _ = fchown(stream, owner, None);
-        }
     }
     Ok(())
 }

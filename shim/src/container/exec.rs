@@ -21,6 +21,7 @@ use super::{
     Stdio,
     child::{self, close_descriptors},
     group::Group,
+    ids::{self, Ids},
     program::Program,
     security::{self, Privileges},
     user,
@@ -33,6 +34,7 @@ pub(super) struct Stage<'a> {
     pub(super) args: &'a [Vec<u8>],
     pub(super) process: &'a Process,
     pub(super) identity: &'a Identity,
+    pub(super) ids: &'a Ids,
     pub(super) group: &'a Group,
     /// Of the freezer hierarchy, where v2 is missing.
     pub(super) freezer: Option<OwnedFd>,
@@ -62,13 +64,18 @@ impl Stage<'_> {
         if let Some(freezer) = &self.freezer {
             rustix::io::write(freezer, b"0").doing("enter cgroup", "freezer")?;
         }
+        child::give_streams(
+            &stdio,
+            self.ids.owner(self.identity.uid, self.identity.gid)?.0,
+        );
+        security::set_rlimits(&self.process.rlimits, &mut warnings)?;
         self.enter()?;
         let root = Root::open("/".as_ref()).doing("open", "/")?;
         let home = || user::home_of(&root, self.identity.uid);
         let program = Program::new(self.args, &self.process.env, home)?;
-        let cwd = child::open_cwd(&root, &self.process.cwd, self.identity)?;
-        child::take_streams(&root, &stdio, self.identity)?;
-        security::set_rlimits(&self.process.rlimits, &mut warnings)?;
+        let owner = child::owner(self.identity);
+        let cwd = child::open_cwd(&root, &self.process.cwd, owner)?;
+        child::take_streams(&root, &stdio)?;
         let privileges = Privileges::new(
             &self.process.capabilities.unwrap_or_default(),
             &mut warnings,
@@ -82,14 +89,21 @@ impl Stage<'_> {
         })
     }
 
-    /// Enters the namespaces of init, save for PID, into which this process was born.
+    /// Enters the namespaces of init in one call, so that the rights of the host's root count for all of them, save for PID, into which this process was born.
     fn enter(&self) -> Result<()> {
-        let kinds = CloneFlags::CLONE_NEWNS
+        let mut kinds = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWCGROUP;
-        ns::enter(self.init, kinds).map_err(|error| gone_or("enter namespaces", &error))
+        if self.ids.are_mapped() {
+            kinds |= CloneFlags::CLONE_NEWUSER;
+        }
+        ns::enter(self.init, kinds).map_err(|error| gone_or("enter namespaces", &error))?;
+        if self.ids.are_mapped() {
+            ids::become_root()?;
+        }
+        Ok(())
     }
 }
 

@@ -13,12 +13,14 @@ use super::{
     Stdio,
     child::{self, close_descriptors},
     group::Group,
+    ids::Ids,
     namespaces::Joins,
     program::Program,
     report::{self, Packet},
     rootfs::{self, Sources},
     security::{self, Privileges},
-    terminal, user,
+    terminal,
+    user::{self, User},
 };
 use crate::failure::{Doing, Result, failure};
 
@@ -29,6 +31,7 @@ pub(super) struct Init<'a> {
     pub(super) process: &'a Process,
     pub(super) group: &'a Group,
     pub(super) joins: &'a Joins,
+    pub(super) ids: &'a Ids,
     pub(super) report: &'a OwnedFd,
 }
 
@@ -52,7 +55,7 @@ impl Init<'_> {
     fn prepare(&self, template: &OwnedFd, stdio: Stdio) -> Result<Ready> {
         let mut told = Created::default();
         child::begin(self.process, &mut told.warnings)?;
-        let mut sources = Sources::open(self.plan)?;
+        let mut sources = Sources::open(self.plan, self.joins.user.as_ref().map(AsFd::as_fd))?;
         if !report::wait_for_release(self.report) {
             return Err(shim_is_gone());
         }
@@ -62,9 +65,12 @@ impl Init<'_> {
         }
         sources.open_cgroup(self.plan, self.group)?;
         self.joins.enter()?;
+        self.ids.make_files_as_root()?;
         let root = sources.assemble(self.plan, template)?;
-        let (ready, master) = self.settle(&root, &stdio, &mut told)?;
-        drop((root, stdio));
+        let user = self.close(root, &stdio, &mut told)?;
+        self.joins.enter_user()?;
+        let (ready, master) = self.settle(&stdio, user, &mut told)?;
+        drop(stdio);
         let packet = Packet {
             created: Some(told),
             failure: None,
@@ -79,31 +85,46 @@ impl Init<'_> {
         Ok(ready)
     }
 
+    /// The last steps that take the host's root: all that the user's ids on the host are needed for, and limits that nobody
+    /// else may raise. The tree is `/` then, and as the container will see it.
+    fn close(&self, root: Root, stdio: &Stdio, told: &mut Created) -> Result<User> {
+        let process = self.process;
+        let user = user::look_up(&root, &process.user.clone().unwrap_or_default())?;
+        self.ids.check(&user.identity)?;
+        let owner = self.ids.owner(user.identity.uid, user.identity.gid)?;
+        // What is missing of it has to be made before the root is read-only.
+        drop(child::open_cwd(&root, &process.cwd, owner)?);
+        child::give_streams(stdio, owner.0);
+        security::set_rlimits(&process.rlimits, &mut told.warnings)?;
+        rootfs::close(&root, self.plan)?;
+        Ok(user)
+    }
+
     /// From a complete tree to a process that only lacks its program.
     fn settle(
         &self,
-        root: &Root,
         stdio: &Stdio,
+        user: User,
         told: &mut Created,
     ) -> Result<(Ready, Option<OwnedFd>)> {
         let process = self.process;
-        let user = user::look_up(root, &process.user.clone().unwrap_or_default())?;
-        let program = Program::new(&process.args, &process.env, || Ok(user.home.clone()))?;
-        let cwd = child::open_cwd(root, &process.cwd, &user.identity)?;
+        let identity = user.identity;
+        // Not what was open before: its mounts may be of another mount namespace, or have been covered.
+        let root = Root::open("/".as_ref()).doing("open", "/")?;
+        let cwd = child::open_cwd(&root, &process.cwd, child::owner(&identity))?;
+        let program = Program::new(&process.args, &process.env, || Ok(user.home))?;
         let master = if process.terminal {
-            Some(terminal::open(root, &user.identity)?)
+            Some(terminal::open(&root, &identity)?)
         } else {
-            child::take_streams(root, stdio, &user.identity)?;
+            child::take_streams(&root, stdio)?;
             None
         };
-        rootfs::close(root, self.plan)?;
-        security::set_rlimits(&process.rlimits, &mut told.warnings)?;
         let privileges = Privileges::new(
             &process.capabilities.unwrap_or_default(),
             &mut told.warnings,
         )?;
-        child::settle(&privileges, &user.identity, &cwd)?;
-        told.identity = Some(user.identity);
+        child::settle(&privileges, &identity, &cwd)?;
+        told.identity = Some(identity);
         Ok((
             Ready {
                 privileges,

@@ -6,8 +6,9 @@
 //!   clone3 (new or joined PID namespace) --> open what the plan names on the host: volumes, devices, overlay
 //!   make the v1 cgroups, set limits
 //!   go ahead ------------------------------> attach to the v1 cgroups
-//!                                            enter the template, build the root, pivot
-//!                                            user, limits, standard streams
+//!                                            enter the template, build the root, limits, pivot
+//!                                            enter the user namespace and a locked copy of the mounts
+//!                                            standard streams, user
 //!                         <----------------- Created, or Failure
 //!   go ahead ------------------------------> seccomp, capabilities, execve
 //!                         <----------------- end of file: execve has succeeded; or Failure
@@ -19,6 +20,7 @@
 mod child;
 mod exec;
 mod group;
+mod ids;
 mod init;
 mod namespaces;
 mod program;
@@ -44,11 +46,13 @@ use corten_sys::{
 use self::{
     exec::{Stage, Subgroup},
     group::Group,
+    ids::Ids,
     init::Init,
     namespaces::Joins,
 };
 pub(crate) use self::{
     report::{Report, Told},
+    rootfs::open_overlay,
     update::update,
 };
 use crate::failure::{Doing, Result, invalid};
@@ -70,6 +74,7 @@ pub(crate) struct Container {
     group: Group,
     process: Process,
     identity: Identity,
+    ids: Ids,
     /// Children of the shim are not yet born in the container's PID namespace.
     outside_pid: bool,
     execs: u64,
@@ -88,6 +93,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     let missing = |what| move || invalid("read the plan", what, "is missing");
     let process = plan.process.as_ref().ok_or_else(missing("process"))?;
     let joins = Joins::open(plan.namespaces.as_ref().ok_or_else(missing("namespaces"))?)?;
+    let ids = Ids::of(&plan);
     let proof = SingleThreaded::verify().doing("clone", "init")?;
     joins.enter_pid()?;
     let (ours, theirs) = report::pair()?;
@@ -105,6 +111,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                 process,
                 group: &group,
                 joins: &joins,
+                ids: &ids,
                 report: &theirs,
             };
             init.run(template, stdio)
@@ -136,6 +143,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                     group,
                     process,
                     identity,
+                    ids,
                     outside_pid,
                     execs: 0,
                 },
@@ -166,6 +174,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 group,
                 process,
                 identity,
+                ids,
                 init,
                 ..
             } = container;
@@ -174,6 +183,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 args: &args,
                 process,
                 identity,
+                ids,
                 group,
                 freezer,
                 init,

@@ -1,10 +1,15 @@
 //! The namespaces that a container's processes are in, save for mount and cgroup, whose time comes later.
 
-use std::{fs::File, os::fd::AsFd};
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use corten_proto::shim::{Namespace, Namespaces, namespace::From};
 use corten_sys::{ns, process::CloneFlags};
+use nix::sched::unshare;
 
+use super::ids;
 use crate::failure::{Doing, Result};
 
 /// Which namespaces are new, and which are entered.
@@ -18,6 +23,8 @@ pub(super) struct Joins {
     pid: Option<String>,
     /// When the child is in its cgroup, or the namespace would show another root.
     pub(super) cgroup: bool,
+    /// Last of all, when the root is complete.
+    pub(super) user: Option<OwnedFd>,
 }
 
 impl Joins {
@@ -29,7 +36,11 @@ impl Joins {
             entered: Vec::new(),
             pid: None,
             cgroup,
+            user: None,
         };
+        if let Some(From::Join(path)) = from(plan.user.as_ref()) {
+            joins.user = Some(File::open(path).doing("open namespace", path)?.into());
+        }
         match from(plan.pid.as_ref()) {
             Some(From::Join(path)) => joins.pid = Some(path.clone()),
             Some(From::New(_)) => joins.new |= CloneFlags::CLONE_NEWPID,
@@ -70,6 +81,24 @@ impl Joins {
         self.entered.iter().try_for_each(|(file, kind)| {
             ns::enter(file.as_fd(), *kind).doing("enter namespace", format!("{kind:?}"))
         })
+    }
+}
+
+impl Joins {
+    /// Leaves the host's users behind, with a copy of the mount namespace whose mounts can be neither changed nor taken
+    /// away from inside (mount_namespaces(7), "Restrictions on mount namespaces").
+    pub(super) fn enter_user(&self) -> Result<()> {
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        ns::enter(user.as_fd(), CloneFlags::CLONE_NEWUSER).doing("enter", "the user namespace")?;
+        ids::become_root()?;
+        let mut own = CloneFlags::CLONE_NEWNS;
+        if self.cgroup {
+            // One that belongs to the user namespace, with the same root.
+            own |= CloneFlags::CLONE_NEWCGROUP;
+        }
+        unshare(own).doing("unshare", format!("{own:?}"))
     }
 }
 

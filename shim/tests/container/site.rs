@@ -124,6 +124,7 @@ impl Site {
                 uts: new(),
                 pid: new(),
                 cgroup: new(),
+                user: None,
             }),
             cgroup: Some(Cgroup {
                 path: self.cgroup.clone(),
@@ -170,6 +171,7 @@ fn mounts() -> Vec<Mount> {
             r#type: kind.into(),
             options: options.into(),
         })),
+        ..Mount::default()
     };
     vec![
         filesystem("proc", "/proc", "", locked),
@@ -209,6 +211,7 @@ fn mounts() -> Vec<Mount> {
                 ..locked
             }),
             kind: Some(Kind::Cgroup(CgroupView {})),
+            ..Mount::default()
         },
     ]
 }

@@ -123,6 +123,7 @@ impl Site {
                 uts: new(),
                 pid: new(),
                 cgroup: new(),
+                user: None,
             }),
             cgroup: Some(Cgroup {
                 path: self.cgroup.clone(),
@@ -345,6 +346,7 @@ fn filesystem(kind: &str, destination: &str) -> Mount {
             r#type: kind.into(),
             options: String::new(),
         })),
+        ..Mount::default()
     }
 }
 

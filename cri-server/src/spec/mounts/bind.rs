@@ -8,34 +8,38 @@ use corten_proto::{
 };
 
 use super::image;
-use crate::spec::{ImageVolumes, Invalid, path};
+use crate::spec::{ImageVolumes, Invalid, namespaces, path, user_namespace};
 
 /// In the request's order, destinations cleaned.
 pub(super) fn plan(
     config: &cri::ContainerConfig,
+    pod: &cri::PodSandboxConfig,
     images: &ImageVolumes,
 ) -> Result<Vec<shim::Mount>, Invalid> {
     let mounts = config.mounts.iter().enumerate();
     mounts
-        .map(|(i, mount)| lower(mount, &format!("config.mounts[{i}]"), images.get(&i)))
+        .map(|(i, mount)| lower(mount, pod, &format!("config.mounts[{i}]"), images.get(&i)))
         .collect()
 }
 
 /// All that [`plan`] checks.
-pub(in crate::spec) fn validate(config: &cri::ContainerConfig) -> Result<(), Invalid> {
-    plan(config, &ImageVolumes::new()).map(drop)
+pub(in crate::spec) fn validate(
+    config: &cri::ContainerConfig,
+    pod: &cri::PodSandboxConfig,
+) -> Result<(), Invalid> {
+    plan(config, pod, &ImageVolumes::new()).map(drop)
 }
 
-/// `layers` are those of the mount's image.
+/// `layers` are those of the mount's image. `selinux_relabel` asks for nothing where SELinux is absent.
 fn lower(
     mount: &cri::Mount,
+    pod: &cri::PodSandboxConfig,
     field: &str,
     layers: Option<&Vec<PathBuf>>,
 ) -> Result<shim::Mount, Invalid> {
-    refuse_unsupported(mount, field)?;
     let kind = match &mount.image {
         Some(_) => Kind::Image(image::plan(mount, field, layers)?),
-        None => Kind::Bind(bind(mount, field)?),
+        None => Kind::Bind(bind(mount, pod, field)?),
     };
     let destination = path::clean(&mount.container_path, &format!("{field}.container_path"))?;
     if destination == "/" {
@@ -48,10 +52,15 @@ fn lower(
         destination,
         attributes: Some(attributes(mount, field)?),
         kind: Some(kind),
+        id_mapped: id_mapped(mount, pod, field)?,
     })
 }
 
-fn bind(mount: &cri::Mount, field: &str) -> Result<shim::Bind, Invalid> {
+fn bind(
+    mount: &cri::Mount,
+    pod: &cri::PodSandboxConfig,
+    field: &str,
+) -> Result<shim::Bind, Invalid> {
     path::absolute(&mount.host_path, &format!("{field}.host_path"))?;
     if !mount.image_sub_path.is_empty() {
         let field = format!("{field}.image_sub_path");
@@ -59,7 +68,7 @@ fn bind(mount: &cri::Mount, field: &str) -> Result<shim::Bind, Invalid> {
     }
     Ok(shim::Bind {
         source: mount.host_path.clone(),
-        propagation: propagation(mount, field)?.into(),
+        propagation: propagation(mount, pod, field)?.into(),
         // The CRI asks for an error, but every runtime makes the folder and workloads rely on it.
         create_source: true,
         recursive_readonly: recursive_readonly(mount, field)?,
@@ -67,31 +76,51 @@ fn bind(mount: &cri::Mount, field: &str) -> Result<shim::Bind, Invalid> {
     })
 }
 
-/// `selinux_relabel` is none of these: where SELinux is absent it asks for nothing.
-fn refuse_unsupported(mount: &cri::Mount, field: &str) -> Result<(), Invalid> {
-    let unsupported = [
-        (
-            !mount.uid_mappings.is_empty(),
-            "uidMappings",
-            "id-mapped mounts are not supported",
-        ),
-        (
-            !mount.gid_mappings.is_empty(),
-            "gidMappings",
-            "id-mapped mounts are not supported",
-        ),
-    ];
-    match unsupported.into_iter().find(|(asked, ..)| *asked) {
-        Some((_, name, reason)) => Err(Invalid::new(format!("{field}.{name}"), reason)),
-        None => Ok(()),
+/// Whether the files' ids are mapped, and then as the pod's are: the kubelet asks for nothing else. Without a mapping they
+/// stay the host's, which are nobody's in a user namespace.
+fn id_mapped(
+    mount: &cri::Mount,
+    pod: &cri::PodSandboxConfig,
+    field: &str,
+) -> Result<bool, Invalid> {
+    if mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty() {
+        return Ok(false);
     }
+    let own = user_namespace::of_pod(pod)?.and(namespaces::of_pod(pod).userns_options);
+    let reason = match &own {
+        Some(_) => "not the pod's own mapping",
+        None => "the pod has no user namespace",
+    };
+    let own = own.unwrap_or_default();
+    for (name, asked, own) in [
+        ("uidMappings", &mount.uid_mappings, own.uids),
+        ("gidMappings", &mount.gid_mappings, own.gids),
+    ] {
+        if *asked != own {
+            return Err(Invalid::new(format!("{field}.{name}"), reason));
+        }
+    }
+    Ok(true)
 }
 
-fn propagation(mount: &cri::Mount, field: &str) -> Result<shim::Propagation, Invalid> {
+fn propagation(
+    mount: &cri::Mount,
+    pod: &cri::PodSandboxConfig,
+    field: &str,
+) -> Result<shim::Propagation, Invalid> {
     match cri::MountPropagation::try_from(mount.propagation) {
         Ok(cri::MountPropagation::PropagationPrivate) => Ok(shim::Propagation::Private),
         Ok(cri::MountPropagation::PropagationHostToContainer) => {
             Ok(shim::Propagation::HostToContainer)
+        }
+        // What is mounted in a user namespace's own mount namespace never leaves it.
+        Ok(cri::MountPropagation::PropagationBidirectional)
+            if user_namespace::of_pod(pod)?.is_some() =>
+        {
+            Err(Invalid::new(
+                format!("{field}.propagation"),
+                "a pod with a user namespace cannot mount on the host: BIDIRECTIONAL is not possible",
+            ))
         }
         Ok(cri::MountPropagation::PropagationBidirectional) => Ok(shim::Propagation::Bidirectional),
         Err(unknown) => Err(Invalid::new(
@@ -147,7 +176,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            validate(&config).unwrap_err().field,
+            validate(&config, &Default::default()).unwrap_err().field,
             format!("config.mounts[1].{field}")
         );
     }
@@ -224,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
+    fn what_is_not_built_or_not_possible_is_refused() {
         let mapping = cri::IdMapping::default();
         refused(
             cri::Mount {

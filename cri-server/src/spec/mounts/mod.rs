@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use corten_proto::shim;
 
-use super::{Input, Invalid, Security};
+use super::{Input, Invalid, Security, user_namespace};
 
 pub(super) use bind::validate;
 pub(crate) use options::MountOptions;
@@ -20,8 +20,9 @@ pub(crate) use options::MountOptions;
 /// the request takes the place of ours on the same destination, and one of a CDI device that of both; one on `/dev` also of the file
 /// systems below it, but not of the pod's shared memory.
 pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
-    let mut asked = bind::plan(input.container.config, input.container.image_volumes)?;
-    let devices = &input.container.injection.mounts;
+    let (container, pod) = (input.container, input.pod.config);
+    let mut asked = bind::plan(container.config, pod, container.image_volumes)?;
+    let devices = &container.injection.mounts;
     asked.retain(|mount| {
         devices
             .iter()
@@ -30,7 +31,8 @@ pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
     asked.extend_from_slice(devices);
     let taken: HashSet<&str> = asked.iter().map(|mount| &*mount.destination).collect();
     let below_dev = |path: &str| taken.contains("/dev") && path.starts_with("/dev/");
-    let mut mounts = system::kernel(input.security.privileged());
+    let user_namespace = user_namespace::of_pod(pod)?;
+    let mut mounts = system::kernel(input.security.privileged(), user_namespace.as_ref());
     mounts.retain(|ours| !taken.contains(&*ours.destination) && !below_dev(&ours.destination));
     let mut binds = system::pod_files(input)?;
     binds.retain(|ours| !taken.contains(&*ours.destination));

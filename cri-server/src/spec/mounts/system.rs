@@ -3,7 +3,7 @@
 use corten_proto::shim;
 use shim::{MountAttributes, mount::Kind};
 
-use crate::spec::{Input, Invalid, path};
+use crate::spec::{Input, Invalid, path, user_namespace};
 
 /// For what holds neither programs nor devices.
 const DATA: MountAttributes = MountAttributes {
@@ -13,12 +13,22 @@ const DATA: MountAttributes = MountAttributes {
     noexec: true,
 };
 
+/// Group tty, in every distribution's /etc/group.
+const TTY: u32 = 5;
+
 /// `/proc`, `/dev` and `/sys` with what belongs below them. Devices in `/dev` are the shim's to
 /// make.
 ///
+/// They are mounted by the host's root, for whom the terminals' group has another number where the
+/// pod has a user namespace.
+///
 /// Rule: OCI runtime-spec, config-linux.md, "Default Filesystems"; sizes and modes as other
 /// runtimes have them.
-pub(super) fn kernel(privileged: bool) -> Vec<shim::Mount> {
+pub(super) fn kernel(
+    privileged: bool,
+    user_namespace: Option<&shim::UserNamespace>,
+) -> Vec<shim::Mount> {
+    let tty = user_namespace.map_or(TTY, |ids| user_namespace::outside(&ids.gids, TTY));
     let dev = MountAttributes {
         nosuid: true,
         ..Default::default()
@@ -35,11 +45,10 @@ pub(super) fn kernel(privileged: bool) -> Vec<shim::Mount> {
     vec![
         filesystem("proc", "/proc", "", DATA),
         filesystem("tmpfs", "/dev", "mode=755,size=65536k", dev),
-        // Group 5 is tty in every distribution's /etc/group.
         filesystem(
             "devpts",
             "/dev/pts",
-            "newinstance,ptmxmode=0666,mode=0620,gid=5",
+            &format!("newinstance,ptmxmode=0666,mode=0620,gid={tty}"),
             devpts,
         ),
         filesystem("mqueue", "/dev/mqueue", "", DATA),
@@ -95,5 +104,6 @@ fn mount(destination: &str, attributes: MountAttributes, kind: Kind) -> shim::Mo
         destination: destination.into(),
         attributes: Some(attributes),
         kind: Some(kind),
+        ..Default::default()
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::DirBuilderExt,
     },
     path::Path,
@@ -29,8 +29,12 @@ pub(super) struct Tree {
     is_directory: bool,
 }
 
-/// Opens the source, and gives the copy its flags and propagation.
-pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
+/// Opens the source, and gives the copy its ids, flags and propagation.
+pub(super) fn open(
+    bind: &Bind,
+    mount: &Mount,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<Tree> {
     let path = Path::new(&bind.source);
     let fd = clone_or_create(path, bind).map_err(|error| {
         let subject = format!("{} on {}", bind.source, mount.destination);
@@ -41,6 +45,9 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
             &error,
         )
     })?;
+    if mount.id_mapped {
+        map_ids(&fd, mount, &bind.source, user_namespace)?;
+    }
     let subject = || format!("of mount {}", mount.destination);
     let propagation = bind.propagation();
     if propagation != Propagation::Private {
@@ -59,6 +66,48 @@ pub(super) fn open(bind: &Bind, mount: &Mount) -> Result<Tree> {
             .doing("make read-only recursively", subject())?;
     }
     Tree::new(&bind.source, fd)
+}
+
+fn map_ids(
+    tree: &OwnedFd,
+    mount: &Mount,
+    source: &str,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let subject = || format!("{source} on {}", mount.destination);
+    let Some(user_namespace) = user_namespace else {
+        let hint = "the container has no user namespace to map them to";
+        return Err(invalid("map the ids of", subject(), hint));
+    };
+    mount::map_ids(tree.as_fd(), user_namespace).map_err(|error| {
+        let kind = FailureKind::FailureInvalid;
+        let mut failure = failure(kind, "map the ids of", subject(), &error);
+        if error.kind() == io::ErrorKind::InvalidInput {
+            failure.hint = format!(
+                "{} cannot map ids on this kernel, so that a pod with a user namespace cannot have this volume",
+                filesystem_name(tree)
+            );
+        }
+        failure
+    })
+}
+
+/// "nfs", as /proc/self/mountinfo names the file system that a tree is of.
+fn filesystem_name(tree: &OwnedFd) -> String {
+    let device = statx(tree, "", AtFlags::EMPTY_PATH, StatxFlags::empty())
+        .map(|stat| format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let name = device.ok().and_then(|device| {
+        let line = table
+            .lines()
+            .find(|line| line.split(' ').nth(2) == Some(&*device))?;
+        line.split(" - ")
+            .nth(1)?
+            .split(' ')
+            .next()
+            .map(str::to_owned)
+    });
+    format!("the file system {}", name.unwrap_or_default())
 }
 
 fn clone_or_create(path: &Path, bind: &Bind) -> io::Result<OwnedFd> {

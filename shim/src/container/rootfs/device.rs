@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::DIRECTORY;
+use super::{DIRECTORY, Ids};
 use crate::failure::{Doing, Result, failure, invalid};
 
 /// Documentation/admin-guide/devices.txt.
@@ -72,8 +72,9 @@ pub(super) struct Node {
     is_told: bool,
 }
 
-/// Looks the plan's devices up on the host.
-pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
+/// Looks the plan's devices up on the host. With `ids` of a user namespace the container's own node belongs to the same
+/// numbers there, as far as there are such: with the host's it would be nobody's, and closed to all.
+pub(super) fn find(devices: &[Device], ids: &Ids) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for device in devices {
         if device.source.is_empty() {
@@ -108,6 +109,10 @@ pub(super) fn find(devices: &[Device]) -> Result<Vec<Node>> {
             node.set_look(device);
             nodes.push(node);
         }
+    }
+    for node in &mut nodes {
+        let (uid, gid) = node.owner;
+        node.owner = ids.owner_or_root(uid, gid);
     }
     Ok(nodes)
 }

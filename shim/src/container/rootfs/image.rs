@@ -4,7 +4,7 @@
 //! nothing to share with another of the same image but its mount, which nobody outside of its container sees.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -16,10 +16,14 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::{attribute_bits, bind::Tree, overlay};
 use crate::failure::{Doing, Result, invalid};
 
-/// The whole image, detached.
-pub(super) fn open(image: &ImageVolume, mount: &Mount) -> Result<Tree> {
+/// The whole image, detached, with the ids of the user namespace where there is one.
+pub(super) fn open(
+    image: &ImageVolume,
+    mount: &Mount,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<Tree> {
     let open = || {
-        let fd = overlay::open_readonly(&image.lower)?;
+        let fd = overlay::open_readonly(&image.lower, user_namespace)?;
         let bits = attribute_bits(mount.attributes) | ATTR_RDONLY;
         mount::set_attributes(fd.as_fd(), bits, 0, false)
             .doing("set attributes", format!("of mount {}", mount.destination))?;

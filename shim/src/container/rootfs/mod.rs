@@ -10,6 +10,7 @@ mod device;
 mod filesystem;
 mod hidden;
 mod image;
+mod mapped;
 mod overlay;
 mod volume;
 
@@ -34,7 +35,8 @@ use rustix::{
     process::{chdir, fchdir, pivot_root},
 };
 
-use super::group::Group;
+pub(crate) use self::overlay::open as open_overlay;
+use super::{group::Group, ids::Ids};
 use crate::failure::{Doing, Result, invalid};
 
 /// Mode of directories that are made as mount points.
@@ -58,14 +60,14 @@ enum Source {
 }
 
 impl Sources {
-    /// Opens the layers, volumes and devices of `plan`.
-    pub(super) fn open(plan: &Plan) -> Result<Self> {
+    /// Opens the layers, volumes and devices of `plan`, with the ids of the user namespace where there is one.
+    pub(super) fn open(plan: &Plan, user_namespace: Option<BorrowedFd<'_>>) -> Result<Self> {
         let Some(rootfs) = &plan.rootfs else {
             return Err(invalid("read", "rootfs", "is missing"));
         };
-        let nodes = device::find(&plan.devices)?;
+        let nodes = device::find(&plan.devices, &Ids::of(plan))?;
         let open = |mount: &Mount| match &mount.kind {
-            Some(Kind::Bind(bind)) => bind::open(bind, mount).map(Source::Tree),
+            Some(Kind::Bind(bind)) => bind::open(bind, mount, user_namespace).map(Source::Tree),
             Some(Kind::Declared(declared)) => volume::open(declared).map(Source::Tree),
             Some(Kind::Cgroup(_) | Kind::Filesystem(_) | Kind::Image(_)) => Ok(Source::Later),
             None => Err(invalid(
@@ -76,10 +78,10 @@ impl Sources {
         };
         let mut mounts: Vec<_> = plan.mounts.iter().map(open).collect::<Result<_>>()?;
         // After the volumes: an overlay may take us into a copy of the host's mount namespace, where nothing is shared.
-        let root = overlay::open(rootfs)?;
+        let root = overlay::open(rootfs, user_namespace)?;
         for (mount, source) in plan.mounts.iter().zip(&mut mounts) {
             if let Some(Kind::Image(image)) = &mount.kind {
-                *source = Source::Tree(image::open(image, mount)?);
+                *source = Source::Tree(image::open(image, mount, user_namespace)?);
             }
         }
         Ok(Self {

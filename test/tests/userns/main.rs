@@ -1,0 +1,8 @@
+//! Pods with user namespaces (hostUsers: false): what is root inside is nobody of importance outside.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod mounts;
+mod owners;
+mod pods;
+mod refusals;
+mod site;
