@@ -6,6 +6,7 @@ use corten_cni::Cni;
 use corten_image::ImageService;
 
 use crate::{
+    apparmor::Profiles,
     cdi::Cdi,
     config::Config,
     operation::{Ledger, Operations, Undo},
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) cdi: Arc<Cdi>,
     pub(crate) launcher: Launcher,
     pub(crate) walks: Walks,
+    pub(crate) apparmor: Profiles,
     /// What an operator should know and what did not stop the start.
     pub(crate) conditions: Mutex<Vec<String>>,
 }

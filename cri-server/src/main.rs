@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod apparmor;
 mod blocking;
 mod cdi;
 mod cli;

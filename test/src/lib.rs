@@ -5,6 +5,7 @@
 pub mod file_registry;
 pub mod image;
 pub mod leftovers;
+pub mod machine;
 pub mod node;
 pub mod pod;
 pub mod registry;

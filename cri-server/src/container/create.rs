@@ -178,6 +178,10 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         Some(path) => Some(blocking(move || Ok(spec::read_seccomp_profile(&path)?)).await?),
         None => None,
     };
+    let apparmor_profile = cx
+        .apparmor
+        .resolve(spec::apparmor(&draft.config, &cx.host)?)
+        .await?;
     let mut lower = draft.layers.lower_dirs().to_vec();
     lower.push(layout::skeleton(&cx.config.root));
     let root_dir = layout::container_root(&cx.config.root, &draft.id);
@@ -195,6 +199,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         target_pid: target_pid(cx, draft)?,
         injection: &injection(cx, &draft.config).await?,
         seccomp_profile: seccomp_profile.as_deref(),
+        apparmor_profile: apparmor_profile.as_deref(),
     };
     Ok(spec::plan(&cx.host, &pod, &container, &cx.defaults)?)
 }

@@ -22,6 +22,7 @@ use tonic::service::Routes;
 
 use crate::{
     admin,
+    apparmor::Profiles,
     blocking::blocking,
     cdi::Cdi,
     config::Config,
@@ -142,6 +143,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         cdi: Arc::new(Cdi::new(config.cdi_dirs.clone())),
         launcher,
         walks: crate::stats::Walks::default(),
+        apparmor: Profiles::default(),
         conditions: std::sync::Mutex::default(),
         instance,
         config,

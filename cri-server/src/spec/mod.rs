@@ -6,6 +6,7 @@
 //! taken apart again. Nothing here opens a path that a user named. What is not built yet is
 //! refused, never accepted and ignored.
 
+mod apparmor;
 mod args;
 mod capabilities;
 mod classes;
@@ -20,6 +21,7 @@ mod path;
 mod resources;
 mod seccomp;
 mod security_profile;
+mod selinux;
 mod signal;
 mod sysctl;
 mod update;
@@ -37,6 +39,7 @@ use corten_proto::{cri, shim};
 
 use crate::cdi::Injection;
 
+pub(crate) use apparmor::{Apparmor, apparmor};
 pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
 pub(crate) use mounts::MountOptions;
@@ -116,6 +119,8 @@ pub(crate) struct Container<'a> {
     pub injection: &'a Injection,
     /// What [`read_seccomp_profile`] gave for the path from [`seccomp_localhost_path`].
     pub seccomp_profile: Option<&'a [u8]>,
+    /// The loaded profile that answers what [`apparmor`] gave.
+    pub apparmor_profile: Option<&'a str>,
 }
 
 /// What the operator may set for every container.
@@ -197,7 +202,7 @@ pub(crate) fn plan(
         container,
         security,
     };
-    security_profile::check_mac(security, host)?;
+    selinux::check(security, host)?;
     signal::checked(container.config, container.image)?;
     let (masked_paths, readonly_paths) = mounts::hidden_paths(security);
     Ok(shim::Plan {
@@ -272,6 +277,7 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
             .iter()
             .map(|&(soft, hard)| resources::nofile(soft, hard))
             .collect(),
+        apparmor_profile: container.apparmor_profile.unwrap_or_default().into(),
     })
 }
 

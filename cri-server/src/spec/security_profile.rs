@@ -1,4 +1,4 @@
-//! Which seccomp, AppArmor and SELinux confinement a request asks for.
+//! The CRI's security profiles, in both of its ways, and the seccomp filter that a request asks for.
 
 use std::{
     fs::OpenOptions,
@@ -12,11 +12,11 @@ use corten_proto::cri;
 use cri::security_profile::ProfileType;
 use nix::fcntl::OFlag;
 
-use super::{Host, Input, Invalid, Security, path, seccomp};
+use super::{Input, Invalid, Security, path, seccomp};
 
 /// A profile in one of the CRI's two ways, checked.
 #[derive(Debug, PartialEq, Eq)]
-enum Profile {
+pub(super) enum Profile {
     RuntimeDefault,
     Unconfined,
     /// A file's path for seccomp, a name in the kernel for AppArmor.
@@ -78,46 +78,6 @@ pub(super) fn seccomp_filter(
         .map_err(|error| Invalid::new(field, format!("{whose}: {error}")))
 }
 
-/// That the host can do what is asked beyond seccomp.
-pub(super) fn check_mac(security: Security<'_>, host: &Host) -> Result<(), Invalid> {
-    let Some(context) = security.0 else {
-        return Ok(());
-    };
-    let field = |name: &str| format!("{}.{name}", Security::FIELD);
-    if host.selinux && context.selinux_options.is_some() {
-        return Err(Invalid::new(
-            field("selinux_options"),
-            "SELinux labels are not supported",
-        ));
-    }
-    let typed = context.apparmor.as_ref();
-    #[expect(deprecated, reason = "the CRI's older way, which clients still use")]
-    let path = &context.apparmor_profile;
-    match profile(
-        typed,
-        path,
-        [&field("apparmor"), &field("apparmor_profile")],
-    )? {
-        Some(Profile::Localhost(name)) => {
-            let reason = match host.apparmor {
-                true => format!(
-                    "the AppArmor profile {name:?} cannot be applied: AppArmor is not supported"
-                ),
-                false => format!(
-                    "the AppArmor profile {name:?} cannot be applied: this kernel runs without AppArmor"
-                ),
-            };
-            Err(Invalid::new(field("apparmor"), reason))
-        }
-        Some(Profile::RuntimeDefault) if host.apparmor && !context.privileged => Err(Invalid::new(
-            field("apparmor"),
-            "RuntimeDefault: AppArmor is not supported",
-        )),
-        // Where AppArmor is absent the runtime's default is to do without.
-        Some(Profile::RuntimeDefault | Profile::Unconfined) | None => Ok(()),
-    }
-}
-
 /// Unset means unconfined, as under every runtime without a config of its own; the kubelet has
 /// SeccompDefault for it. A privileged container has no filter whatever it asks for.
 fn seccomp_profile(security: Security<'_>) -> Result<Profile, Invalid> {
@@ -136,7 +96,7 @@ fn seccomp_profile(security: Security<'_>) -> Result<Profile, Invalid> {
 }
 
 /// The typed profile goes before the older string.
-fn profile(
+pub(super) fn profile(
     typed: Option<&cri::SecurityProfile>,
     text: &str,
     fields: [&str; 2],
@@ -294,51 +254,5 @@ mod tests {
             ..context(typed(ProfileType::Localhost, "p"), "nonsense")
         };
         check(&context, Ok(Profile::Unconfined));
-    }
-
-    #[test]
-    fn apparmor_is_refused_where_it_would_be_lost() {
-        let check = |profile, apparmor, privileged| {
-            let host = Host {
-                apparmor,
-                ..Host::for_test()
-            };
-            let context = Context {
-                apparmor: profile,
-                privileged,
-                ..Default::default()
-            };
-            check_mac(Security(Some(&context)), &host)
-        };
-        let default = || typed(ProfileType::RuntimeDefault, "");
-        assert_eq!(check(None, true, false), Ok(()));
-        assert_eq!(
-            check(typed(ProfileType::Unconfined, ""), true, false),
-            Ok(())
-        );
-        assert_eq!(check(default(), false, false), Ok(()));
-        assert_eq!(check(default(), true, true), Ok(()));
-        assert!(check(default(), true, false).is_err());
-        for apparmor in [false, true] {
-            let error = check(typed(ProfileType::Localhost, "web"), apparmor, false).unwrap_err();
-            assert!(error.reason.contains("\"web\""), "{error}");
-        }
-    }
-
-    #[test]
-    fn selinux_options_count_only_where_selinux_is() {
-        let context = Context {
-            selinux_options: Some(cri::SeLinuxOption::default()),
-            ..Default::default()
-        };
-        assert_eq!(
-            check_mac(Security(Some(&context)), &Host::for_test()),
-            Ok(())
-        );
-        let host = Host {
-            selinux: true,
-            ..Host::for_test()
-        };
-        assert!(check_mac(Security(Some(&context)), &host).is_err());
     }
 }

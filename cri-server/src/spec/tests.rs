@@ -131,6 +131,7 @@ impl Fixture {
             target_pid: self.target_pid,
             injection: &self.injection,
             seccomp_profile: None,
+            apparmor_profile: None,
         };
         f(&pod, &container)
     }

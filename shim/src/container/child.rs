@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    Stdio,
+    Stdio, label,
     program::Program,
     report::{self, Packet},
     security::{self, Privileges},
@@ -43,6 +43,7 @@ pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()>
     setsid().doing("setsid", "process")?;
     // Modes of what is made are as they are said.
     umask(Mode::empty());
+    label::set_for_exec(process)?;
     security::set_oom_score_adj("self", process.oom_score_adj, warnings)
 }
 

@@ -22,6 +22,7 @@ mod exec;
 mod group;
 mod ids;
 mod init;
+mod label;
 mod namespaces;
 mod program;
 mod report;
