@@ -8,7 +8,7 @@ use corten_image::ImageService;
 use crate::{
     apparmor::Profiles,
     cdi::Cdi,
-    config::Config,
+    config::{CgroupDriver, Config},
     operation::{Ledger, Operations, Undo},
     shim::Launcher,
     spec,
@@ -41,7 +41,15 @@ pub(crate) struct Context {
 impl Context {
     /// The parent of containers whose pod names none.
     pub(crate) fn cgroup_root(&self) -> String {
-        format!("/corten/{}", self.instance)
+        match self.config.cgroup_driver {
+            CgroupDriver::Cgroupfs => format!("/corten/{}", self.instance),
+            CgroupDriver::Systemd => spec::slice_path(&self.slice()).unwrap_or_default(),
+        }
+    }
+
+    /// The same as systemd names it.
+    pub(crate) fn slice(&self) -> String {
+        format!("corten-{}.slice", self.instance)
     }
 
     /// Tells the operator, by the log and by Status.

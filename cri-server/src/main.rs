@@ -24,6 +24,7 @@ mod shim;
 mod spec;
 mod stats;
 mod store;
+mod systemd;
 
 fn main() -> std::process::ExitCode {
     cli::run()

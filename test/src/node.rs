@@ -219,22 +219,12 @@ impl Node {
     }
 
     pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
-        Ok(RuntimeServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
+        runtime_at(self.socket()).await
     }
 
     pub async fn images(&self) -> Result<ImageServiceClient<Channel>> {
-        Ok(ImageServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
-    }
-
-    async fn channel(&self) -> Result<Channel> {
-        let socket = self.socket();
-        let connector = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        Ok(Endpoint::from_static("http://corten")
-            .connect_with_connector(connector)
-            .await?)
+        let channel = connect(self.socket()).await?;
+        Ok(ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
     }
 
     /// A command inside of the node.
@@ -324,6 +314,22 @@ impl Drop for Node {
             crate::leftovers::remove_cgroups(&format!("corten/{instance}"));
         }
     }
+}
+
+/// A client of a daemon that serves here.
+pub async fn runtime_at(socket: PathBuf) -> Result<RuntimeServiceClient<Channel>> {
+    let channel = connect(socket).await?;
+    Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+}
+
+async fn connect(socket: PathBuf) -> Result<Channel> {
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Ok(Endpoint::from_static("http://corten")
+        .connect_with_connector(connector)
+        .await?)
 }
 
 fn make_dir() -> Result<TempDir> {

@@ -25,7 +25,7 @@ pub(crate) struct Flags {
     /// CDI files; may be given more than once, later ones win
     #[arg(long, value_name = "DIR")]
     cdi_dir: Vec<PathBuf>,
-    /// Who makes cgroups: cgroupfs
+    /// Who makes cgroups: cgroupfs or systemd
     #[arg(long, value_name = "DRIVER", value_parser = |name: &str| CgroupDriver::try_from(name.to_owned()))]
     cgroup_driver: Option<CgroupDriver>,
     /// The shim's binary

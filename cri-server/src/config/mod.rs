@@ -141,6 +141,7 @@ pub(crate) enum DeclaredVolumes {
 #[serde(try_from = "String", into = "&'static str")]
 pub(crate) enum CgroupDriver {
     Cgroupfs,
+    Systemd,
 }
 
 impl TryFrom<String> for CgroupDriver {
@@ -149,8 +150,10 @@ impl TryFrom<String> for CgroupDriver {
     fn try_from(name: String) -> Result<Self, String> {
         match name.as_str() {
             "cgroupfs" => Ok(Self::Cgroupfs),
-            "systemd" => Err("cgroup driver \"systemd\" is not built yet: set the kubelet and this key to \"cgroupfs\"".into()),
-            _ => Err(format!("cgroup driver {name:?} is not known: want \"cgroupfs\"")),
+            "systemd" => Ok(Self::Systemd),
+            _ => Err(format!(
+                "cgroup driver {name:?} is not known: want \"cgroupfs\" or \"systemd\""
+            )),
         }
     }
 }
@@ -159,6 +162,7 @@ impl From<CgroupDriver> for &'static str {
     fn from(driver: CgroupDriver) -> Self {
         match driver {
             CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
         }
     }
 }
@@ -412,11 +416,14 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_is_not_built_is_refused() {
-        let error = toml::from_str::<Config>("cgroup_driver = \"systemd\"")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("not built yet"), "{error}");
+    fn drivers_are_known_by_name() {
+        let driver = |name| toml::from_str::<Config>(&format!("cgroup_driver = {name:?}"));
+        assert_eq!(
+            driver("systemd").unwrap().cgroup_driver,
+            CgroupDriver::Systemd
+        );
+        let error = driver("openrc").unwrap_err().to_string();
+        assert!(error.contains("\"openrc\" is not known"), "{error}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     error::{At, Error, Result},
     operation::{Hash, attempt},
     pod::{self, Pod},
-    record_file, spec,
+    record_file, spec, systemd,
 };
 
 /// Makes a container in `pod` and returns its id. As with pods, one of this name whose id nobody has used yet is given
@@ -68,7 +68,7 @@ pub(crate) async fn create(
         &cx.undo,
         entry,
         &resources,
-        make(Arc::clone(&cx), plan, record, layers.collect()),
+        make(Arc::clone(&cx), plan, record, draft.pod, layers.collect()),
     )
     .await;
     made.map_err(|failed| failed.error)?;
@@ -173,6 +173,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         pid: paths.pid.as_deref(),
         user: paths.user.as_deref(),
         cgroup_parent: &draft.pod.record.cgroup_parent,
+        delegated: draft.pod.record.scope.is_some(),
     };
     let seccomp_profile = match spec::seccomp_localhost_path(&draft.config)? {
         Some(path) => Some(blocking(move || Ok(spec::read_seccomp_profile(&path)?)).await?),
@@ -252,6 +253,7 @@ async fn make(
     cx: Arc<Context>,
     plan: Plan,
     mut record: record::Container,
+    pod: Arc<Pod>,
     layers: Vec<LayerHold>,
 ) -> Result<()> {
     let state_dir = layout::container_state(&cx.config.state, &record.id);
@@ -273,9 +275,16 @@ async fn make(
         let doing = doing.to_owned();
         move |source| Error::Shim { doing, source }
     };
-    let (client, events) = cx
+    let started = cx
         .launcher
         .start(&record.id, &state_dir)
+        .map_err(failed("start the container's shim"))?;
+    if let Some(scope) = &pod.record.scope {
+        let _turn = pod.placing.lock().await;
+        systemd::place(&cx.undo.hierarchies, scope, started.pid).await?;
+    }
+    let (client, events) = started
+        .connect()
         .await
         .map_err(failed("start the container's shim"))?;
     let events = tokio::spawn(events.end());

@@ -15,7 +15,7 @@ use nix::{
 use crate::{
     blocking::blocking,
     error::{At, Error, Result},
-    network, shim,
+    network, shim, systemd,
 };
 
 /// What undoing needs.
@@ -70,6 +70,7 @@ impl Undo {
                 Cgroup::new(&hierarchies, &path).remove_empty();
                 Ok(())
             }
+            Kind::Scope(scope) => systemd::remove(&hierarchies, &scope),
             Kind::Shim(id) => {
                 shim::kill(&["container", &id]);
                 Ok(())

@@ -36,6 +36,8 @@ pub(crate) struct Pod {
     stopped: AtomicBool,
     /// A later call has named the id, so the answer to RunPodSandbox has arrived.
     known: AtomicBool,
+    /// Held while a process is put into the pod's scope.
+    pub(crate) placing: tokio::sync::Mutex<()>,
 }
 
 impl Pod {
@@ -52,6 +54,7 @@ impl Pod {
             cpu_samples: CpuSamples::default(),
             stopped,
             known: AtomicBool::new(false),
+            placing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -109,9 +112,14 @@ impl Pod {
     }
 
     /// The parent cgroup where it is this pod's alone: its name bears the pod's uid, as the kubelet names them
-    /// (`pod<uid>`, and with systemd `kubepods-pod<uid>.slice`, with `_` for `-`). Any other may hold more than this pod.
+    /// (`pod<uid>`, and with systemd `kubepods-pod<uid>.slice`, with `_` for `-`). Any other may hold more than this pod, save for its scope.
     pub(crate) fn own_cgroup(&self) -> Option<&str> {
-        let parent = self.record.cgroup_parent.as_str();
+        let scope = self.record.scope.as_ref();
+        let scope = scope.map(|scope| scope.cgroup.as_str());
+        let parent = match scope {
+            Some(scope) => scope.rsplit_once('/')?.0,
+            None => self.record.cgroup_parent.as_str(),
+        };
         let uid = self
             .config()
             .metadata
@@ -125,7 +133,7 @@ impl Pod {
             Some(last) => last == Some(&format!("pod{}", uid.replace('-', "_"))),
             None => name == format!("pod{uid}"),
         };
-        (is_own && !uid.is_empty()).then_some(parent)
+        (is_own && !uid.is_empty()).then_some(parent).or(scope)
     }
 
     /// Where the pod's network namespace is pinned; `None` on the host's network.

@@ -8,7 +8,7 @@ use std::{
 use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
-    record::{self, Network, Resource, resource::Kind},
+    record::{self, Network, Resource, Scope, resource::Kind},
     shim,
 };
 use corten_sys::cgroup::Cgroup;
@@ -17,11 +17,12 @@ use super::{Pod, files, init, name, namespaces};
 use crate::{
     blocking::blocking,
     clock,
+    config::CgroupDriver,
     context::Context,
     error::{Error, Result},
     network,
     operation::{Hash, attempt},
-    record_file, spec,
+    record_file, spec, systemd,
 };
 
 /// A pod that is about to be made.
@@ -32,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) config: cri::PodSandboxConfig,
     pub(crate) sysctls: Vec<(PathBuf, String)>,
     pub(crate) resources: Vec<Resource>,
+    /// See [`record::Pod::cgroup_parent`].
+    cgroup_parent: String,
+    scope: Option<Scope>,
     pub(crate) paths: Paths,
     /// The ids of the pod's user namespace, which it has if there is a path for its pin.
     pub(crate) ids: Option<shim::UserNamespace>,
@@ -116,7 +120,8 @@ pub(crate) async fn run(
         config: Some(plan.config.clone()),
         runtime_handler: request.runtime_handler,
         created_at_ns: clock::unix_nanos(),
-        cgroup_parent: cgroup_parent(&cx, &plan.config),
+        cgroup_parent: plan.cgroup_parent.clone(),
+        scope: plan.scope.clone(),
         request_hash: hash.to_vec(),
         resources: plan.resources.clone(),
         boot_id: cx.boot_id.clone(),
@@ -151,7 +156,12 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         let reason = format!("this host cannot give pods user namespaces: {reason}");
         return Err(Error::invalid(spec::user_namespace_field(), reason));
     }
-    let resources = resources(cx, &id, &config, &state_dir, &paths);
+    let (cgroup_parent, scope) = cgroup(cx, &id, &config)?;
+    let cgroup = match &scope {
+        Some(scope) => Some(Kind::Scope(scope.clone())),
+        None => shared_cgroup(cx, &cgroup_parent),
+    };
+    let resources = resources(&id, &config, &state_dir, &paths, cgroup);
     Ok(Plan {
         id,
         state_dir,
@@ -159,24 +169,23 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         config,
         sysctls,
         resources,
+        cgroup_parent,
+        scope,
         paths,
         ids,
     })
 }
 
 fn resources(
-    cx: &Context,
     id: &str,
     config: &cri::PodSandboxConfig,
     dir: &Path,
     paths: &Paths,
+    cgroup: Option<Kind>,
 ) -> Vec<Resource> {
     let text = |path: &Path| path.display().to_string();
     let mut kinds = vec![Kind::Directory(text(dir))];
-    let parent = cgroup_parent(cx, config);
-    if !Cgroup::new(&cx.undo.hierarchies, &parent).exists() {
-        kinds.push(Kind::SharedCgroup(parent));
-    }
+    kinds.extend(cgroup);
     kinds.extend(paths.shm.as_deref().map(|path| Kind::Mount(text(path))));
     kinds.extend(
         [&paths.net, &paths.ipc, &paths.uts]
@@ -203,18 +212,32 @@ fn resources(
         .collect()
 }
 
-/// The cgroup below which the pod's containers get theirs.
-pub(crate) fn cgroup_parent(cx: &Context, config: &cri::PodSandboxConfig) -> String {
-    let parent = config
-        .linux
-        .as_ref()
-        .map(|linux| linux.cgroup_parent.trim_end_matches('/'))
-        .unwrap_or_default();
-    if parent.is_empty() {
-        cx.cgroup_root()
-    } else {
-        format!("/{}", parent.trim_start_matches('/'))
+/// The cgroup below which the pod's containers get theirs, and the scope that it is with systemd.
+fn cgroup(
+    cx: &Context,
+    id: &str,
+    config: &cri::PodSandboxConfig,
+) -> Result<(String, Option<Scope>)> {
+    let driver = cx.config.cgroup_driver;
+    let parent = spec::cgroup_parent(config, driver)?.unwrap_or_else(|| cx.cgroup_root());
+    if driver == CgroupDriver::Cgroupfs {
+        return Ok((parent, None));
     }
+    let unit = format!("corten-{id}.scope");
+    let cgroup = format!("{parent}/{unit}");
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let scope = Scope {
+        unit,
+        cgroup: cgroup.clone(),
+        description: format!("Pod {}/{}", metadata.namespace, metadata.name),
+    };
+    Ok((cgroup, Some(scope)))
+}
+
+/// One that is not there yet, and is the kubelet's or ours together with other pods.
+fn shared_cgroup(cx: &Context, path: &str) -> Option<Kind> {
+    let exists = Cgroup::new(&cx.undo.hierarchies, path).exists();
+    (!exists).then(|| Kind::SharedCgroup(path.to_owned()))
 }
 
 async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<Arc<Pod>> {
@@ -229,7 +252,10 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         namespaces::create_in_user_namespace(&cx, &plan, pin).await?;
     }
     if let Some(pin) = &plan.paths.pid {
-        init::start(&cx, pin, plan.paths.user.as_deref()).await?;
+        let pid = init::start(&cx, pin, plan.paths.user.as_deref()).await?;
+        if let Some(scope) = &plan.scope {
+            systemd::place(&cx.undo.hierarchies, scope, pid.unsigned_abs()).await?;
+        }
     }
     if let Some(attachment) = attachment(&plan.resources) {
         let pod = attachment.pod_name.clone();

@@ -18,7 +18,7 @@ pub(super) async fn handle(
     cx: &Arc<Context>,
     request: cri::RunPodSandboxRequest,
 ) -> Result<cri::RunPodSandboxResponse> {
-    let name = check(&request)?;
+    let name = check(cx, &request)?;
     let hash = hash(&request);
     let work_cx = Arc::clone(cx);
     let id = cx
@@ -31,12 +31,13 @@ pub(super) async fn handle(
 }
 
 /// Returns the pod's name.
-fn check(request: &cri::RunPodSandboxRequest) -> Result<String> {
+fn check(cx: &Context, request: &cri::RunPodSandboxRequest) -> Result<String> {
     let config = request
         .config
         .as_ref()
         .ok_or_else(|| Error::invalid("config", "is missing"))?;
     spec::validate_pod(config)?;
+    spec::cgroup_parent(config, cx.config.cgroup_driver)?;
     if !request.runtime_handler.is_empty() {
         let reason = format!(
             "{:?} is not known: corten has the default handler \"\"",

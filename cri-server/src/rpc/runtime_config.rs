@@ -12,6 +12,7 @@ pub(super) async fn handle(
 ) -> Result<cri::RuntimeConfigResponse> {
     let cgroup_driver = match cx.config.cgroup_driver {
         CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+        CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
     };
     let linux = cri::LinuxRuntimeConfiguration {
         cgroup_driver: cgroup_driver.into(),

@@ -17,7 +17,7 @@ use nix::{
 };
 
 use crate::{
-    config::Config,
+    config::{CgroupDriver, Config},
     context::Context,
     error::{At, Error, Result},
 };
@@ -121,9 +121,11 @@ fn is_own_tmpfs(dir: &Path) -> Result<bool> {
 
 /// Takes away the state directory's mount and the cgroup of a daemon that has no pods.
 pub(super) fn clear(cx: &Context) -> Result<()> {
-    let cgroup = cx.cgroup_root();
-    Cgroup::new(&cx.undo.hierarchies, &cgroup).remove_empty();
-    Cgroup::new(&cx.undo.hierarchies, "/corten").remove_empty();
+    if cx.config.cgroup_driver == CgroupDriver::Cgroupfs {
+        let cgroup = cx.cgroup_root();
+        Cgroup::new(&cx.undo.hierarchies, &cgroup).remove_empty();
+        Cgroup::new(&cx.undo.hierarchies, "/corten").remove_empty();
+    }
     let state = &cx.config.state;
     umount2(state, MntFlags::MNT_DETACH).at("unmount", state)
 }

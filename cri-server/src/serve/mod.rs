@@ -12,7 +12,7 @@ use corten_proto::{
     admin::admin_server::AdminServer,
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
-use corten_sys::cgroup::Hierarchies;
+use corten_sys::cgroup::{Cgroup, Hierarchies};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -25,7 +25,7 @@ use crate::{
     apparmor::Profiles,
     blocking::blocking,
     cdi::Cdi,
-    config::Config,
+    config::{CgroupDriver, Config},
     context::Context,
     error::{Error, Result},
     identity,
@@ -34,6 +34,7 @@ use crate::{
     shim::Launcher,
     spec,
     store::Store,
+    systemd,
 };
 
 /// How long a SIGTERM waits for operations in flight. What goes on for longer, such as a pull, is taken up anew after the
@@ -118,6 +119,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         doing: "find the cgroup hierarchies".into(),
         source,
     })?;
+    systemd::check(config.cgroup_driver, &hierarchies)?;
     let launcher = Launcher::new(config.shim()).map_err(|source| Error::Io {
         doing: "prepare the shim".into(),
         source,
@@ -189,6 +191,19 @@ async fn drain(cx: &Arc<Context>, socket: &std::path::Path) {
     let _ = std::fs::remove_file(socket);
     if cx.store.pods().is_empty() {
         cx.cni.cleanup().await;
+        remove_slice(cx).await;
         let _ = directories::clear(cx);
+    }
+}
+
+/// With systemd, that of pods that named no cgroup.
+async fn remove_slice(cx: &Context) {
+    let slice = cx.cgroup_root();
+    let is_there = Cgroup::new(&cx.undo.hierarchies, &slice).exists();
+    if cx.config.cgroup_driver != CgroupDriver::Systemd || !is_there {
+        return;
+    }
+    if let Err(error) = systemd::stop_slice(&cx.slice()).await {
+        tracing::warn!(error = error.chain(), "the slice stays");
     }
 }

@@ -79,12 +79,8 @@ impl Launcher {
         self.template.as_fd()
     }
 
-    /// Starts the shim of container `id`, whose state directory is there, and connects to it.
-    pub(crate) async fn start(
-        &self,
-        id: &str,
-        state_dir: &Path,
-    ) -> Result<(Client, Events), Error> {
+    /// Starts the shim of container `id`, whose state directory is there.
+    pub(crate) fn start(&self, id: &str, state_dir: &Path) -> Result<Started, Error> {
         let short = ShortPath::open(state_dir).map_err(|source| self.spawn_failed(source))?;
         let listener =
             UnixListener::bind(short.socket()).map_err(|source| self.spawn_failed(source))?;
@@ -101,8 +97,13 @@ impl Launcher {
             .stderr(log)
             .spawn()
             .map_err(|source| self.spawn_failed(source))?;
+        let pid = child.id();
         reap(child);
-        Client::connect(state_dir).await
+        let gone = || self.spawn_failed(io::Error::other("it ended at once"));
+        Ok(Started {
+            pid: pid.ok_or_else(gone)?,
+            state_dir: state_dir.to_owned(),
+        })
     }
 
     /// Starts the init of a pod's PID namespace, which is then pinned at `pin` and belongs to the user namespace that is
@@ -200,6 +201,19 @@ impl Launcher {
             binary: self.path.display().to_string(),
             source,
         }
+    }
+}
+
+/// A shim that nobody has spoken to yet. It waits for its first connection.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    state_dir: PathBuf,
+}
+
+impl Started {
+    pub(crate) async fn connect(self) -> Result<(Client, Events), Error> {
+        Client::connect(&self.state_dir).await
     }
 }
 

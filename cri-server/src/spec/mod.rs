@@ -9,6 +9,7 @@
 mod apparmor;
 mod args;
 mod capabilities;
+mod cgroup;
 mod classes;
 mod devices;
 mod dns;
@@ -40,6 +41,7 @@ use corten_proto::{cri, shim};
 use crate::cdi::Injection;
 
 pub(crate) use apparmor::{Apparmor, apparmor};
+pub(crate) use cgroup::{cgroup_parent, slice_path};
 pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
 pub(crate) use mounts::MountOptions;
@@ -93,6 +95,8 @@ pub(crate) struct Pod<'a> {
     pub user: Option<&'a Path>,
     /// Cgroup of the pod below each hierarchy's root, with leading slash.
     pub cgroup_parent: &'a str,
+    /// What is above that cgroup is systemd's.
+    pub delegated: bool,
 }
 
 /// The layers of every mount that names an image, topmost first, by the mount's place in the request.
@@ -233,6 +237,11 @@ pub(crate) fn plan(
             ),
             resources: Some(resources::plan(container.config, host, defaults)?),
             all_devices: security.privileged(),
+            delegated: if pod.delegated {
+                pod.cgroup_parent.into()
+            } else {
+                String::new()
+            },
         }),
         process: Some(process(&input, defaults)?),
         log: Some(shim::Log {

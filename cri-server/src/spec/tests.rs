@@ -118,6 +118,7 @@ impl Fixture {
             pid: pin(pid.as_path()),
             user: None,
             cgroup_parent: "/pods/p",
+            delegated: false,
         };
         let container = Container {
             id: "c",

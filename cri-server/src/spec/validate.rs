@@ -34,7 +34,6 @@ pub(crate) fn validate_pod(config: &cri::PodSandboxConfig) -> Result<(), Invalid
     dns::validate_hostname(config)?;
     dns::validate(config.dns_config.as_ref())?;
     log_path::check_directory(&config.log_directory)?;
-    cgroup_parent(config)?;
     sysctl::sysctls(config)?;
     port_mappings(&config.port_mappings)
 }
@@ -115,20 +114,6 @@ fn pod_namespaces(options: &cri::NamespaceOption) -> Result<(), Invalid> {
         }
     }
     Ok(())
-}
-
-/// Empty is a place of ours.
-fn cgroup_parent(config: &cri::PodSandboxConfig) -> Result<(), Invalid> {
-    const FIELD: &str = "config.linux.cgroup_parent";
-    let parent = config
-        .linux
-        .as_ref()
-        .map_or("", |linux| &linux.cgroup_parent);
-    if parent.is_empty() {
-        return Ok(());
-    }
-    path::absolute(parent, FIELD)?;
-    path::stays_below(parent, FIELD)
 }
 
 /// A host port of 0 is none. Two mappings cannot share one.
@@ -261,11 +246,6 @@ mod tests {
             pod(|pod| pod.windows = Some(Default::default())),
             "config.windows"
         );
-        let parent =
-            |text: &str| pod(|pod| pod.linux.get_or_insert_default().cgroup_parent = text.into());
-        assert_eq!(parent("/kubepods/burstable/podx"), "fine");
-        assert_eq!(parent("kubepods.slice"), "config.linux.cgroup_parent");
-        assert_eq!(parent("/a/../.."), "config.linux.cgroup_parent");
         let sysctl = |name: &str| {
             pod(|pod| {
                 drop(

@@ -32,7 +32,10 @@ impl Group {
             warnings: Vec::new(),
             tasks: Vec::new(),
         };
-        let made = group.cgroup().create_v2();
+        let made = match plan.delegated.as_str() {
+            "" => group.cgroup().create_v2(),
+            delegated => group.cgroup().create_v2_below(delegated),
+        };
         made.doing("make cgroup", &plan.path)?;
         Ok(group)
     }

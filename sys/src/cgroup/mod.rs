@@ -35,6 +35,9 @@ pub use usage::{MemoryUsage, Pressure, Stall, SwapUsage, Usage};
 const REMOVE_TRIES: u32 = 200;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 
+/// Controllers that systemd never enables nor disables.
+const UNKNOWN_TO_SYSTEMD: [&str; 4] = ["hugetlb", "rdma", "misc", "dmem"];
+
 /// One cgroup, in every hierarchy of the host.
 #[derive(Clone, Debug)]
 pub struct Cgroup<'a> {
@@ -106,7 +109,21 @@ impl<'a> Cgroup<'a> {
             return Ok(());
         };
         // A host with both versions may have hugetlb here.
-        self.enable_controllers(mount)?;
+        self.enable_controllers(mount, |_, _| true)?;
+        make(&self.below(mount))
+    }
+
+    /// As [`Self::create_v2`], below its ancestor `delegated`, which is there: what is above belongs to systemd, which
+    /// hands down the controllers that it knows (systemd.resource-control(5), `Delegate=`), and leaves the others to us.
+    pub fn create_v2_below(&self, delegated: &str) -> io::Result<()> {
+        let Some(mount) = &self.hierarchies.v2 else {
+            return Ok(());
+        };
+        let above = Path::new(delegated.trim_start_matches('/')).parent();
+        let above = above.map_or(0, |above| above.components().count());
+        self.enable_controllers(mount, |depth, controller| {
+            depth > above || UNKNOWN_TO_SYSTEMD.contains(&controller)
+        })?;
         make(&self.below(mount))
     }
 
@@ -116,22 +133,36 @@ impl<'a> Cgroup<'a> {
         self.directories().try_for_each(|dir| make(&dir))
     }
 
-    /// Hands every controller down the path (cgroup v2, "Enabling and Disabling"). One that cannot be is left out: setting
-    /// a limit of it says so.
-    fn enable_controllers(&self, mount: &Path) -> io::Result<()> {
+    /// Hands controllers down the path (cgroup v2, "Enabling and Disabling"), where `allowed` says so for a depth and a
+    /// controller. One that cannot be is left out: setting a limit of it says so.
+    fn enable_controllers(
+        &self,
+        mount: &Path,
+        allowed: impl Fn(usize, &str) -> bool,
+    ) -> io::Result<()> {
         let mut dir = mount.to_owned();
         let parents = Path::new(&self.path).parent().unwrap_or(Path::new(""));
-        for name in std::iter::once(Path::new(""))
+        for (depth, name) in std::iter::once(Path::new(""))
             .chain(parents.components().map(|name| Path::new(name.as_os_str())))
+            .enumerate()
         {
             dir.push(name);
             make(&dir)?;
             let available = fs::read_to_string(dir.join("cgroup.controllers"))?;
-            for controller in available.split_whitespace() {
+            let wanted = available
+                .split_whitespace()
+                .filter(|controller| allowed(depth, controller));
+            for controller in wanted {
                 let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         }
         Ok(())
+    }
+
+    /// Moves process `pid` into it, in the v2 hierarchy.
+    pub fn attach(&self, pid: u32) -> io::Result<()> {
+        let Some(dir) = self.v2() else { return Ok(()) };
+        write(&dir.join("cgroup.procs"), &pid.to_string())
     }
 
     /// Its directory in the v2 hierarchy, for CLONE_INTO_CGROUP.
