@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use corten_proto::shim::{
-    Failure, FailureKind, Hello, Phase, Resources, Shutdown, Start, Stop, reply::Result as Answer,
-    request::Call,
+    Failure, FailureKind, Hello, HugepageLimit, Phase, Resources, Shutdown, Start, Stop,
+    reply::Result as Answer, request::Call,
 };
 
 use crate::site::{Client, Site, eventually, words};
@@ -131,6 +131,37 @@ fn want_of_memory_is_told() {
     client.call(Call::Start(Start {})).unwrap();
     let exited = client.exited();
     assert_eq!((exited.code, exited.oom_killed), (137, true));
+    site.shim_ends();
+}
+
+#[test]
+fn huge_pages_that_the_host_cannot_limit_are_told_and_no_obstacle() {
+    let Some(mut site) = Site::new() else { return };
+    let mut plan = site.plan("exit 4");
+    let limit = |page_size: &str, limit| HugepageLimit {
+        page_size: page_size.into(),
+        limit,
+    };
+    plan.cgroup.as_mut().unwrap().resources = Some(Resources {
+        // Sizes that no machine has.
+        hugepage_limits: vec![limit("3MB", 3 << 20), limit("5MB", 0)],
+        ..Resources::default()
+    });
+    let mut client = site.connect();
+    let Ok(Answer::Created(created)) = client.create(plan) else {
+        panic!("it is not created");
+    };
+    let told: Vec<_> = created
+        .warnings
+        .iter()
+        .filter(|text| text.contains("huge pages"))
+        .collect();
+    assert_eq!(
+        told,
+        ["huge pages of 3MB are not limited: this host has no hugetlb controller"]
+    );
+    client.call(Call::Start(Start {})).unwrap();
+    assert_eq!(client.exited().code, 4);
     site.shim_ends();
 }
 

@@ -33,12 +33,23 @@ impl Setting {
 
     /// What is there now.
     fn read(&self) -> io::Result<Self> {
-        let value = fs::read_to_string(&self.path).map_err(|error| {
-            let doing = format!("{}: read {}", self.field, self.path.display());
-            io::Error::new(error.kind(), format!("{doing}: {error}"))
-        })?;
+        let read = |path: &Path| {
+            let text = fs::read_to_string(path).map_err(|error| {
+                let doing = format!("{}: read {}", self.field, path.display());
+                io::Error::new(error.kind(), format!("{doing}: {error}"))
+            });
+            Ok::<_, io::Error>(text?.trim_end().to_owned())
+        };
+        let mut value = read(&self.path)?;
+        if value.is_empty() {
+            // A cpuset on v2 that has what its parent has. Once it has been given some, the kernel does not take it back
+            // while there are processes, so that the same is written as a list.
+            let mut effective = self.path.clone().into_os_string();
+            effective.push(".effective");
+            value = read(Path::new(&effective)).unwrap_or_default();
+        }
         Ok(Self {
-            value: value.trim_end().to_owned(),
+            value,
             ..self.clone()
         })
     }
