@@ -38,6 +38,22 @@ impl Site {
         pod::output(&mut self.runtime, id, script).await.unwrap()
     }
 
+    /// Of a script on the node.
+    fn output_of(&self, script: &str) -> String {
+        self.node.shell(script).unwrap()
+    }
+
+    async fn refused(&mut self, mount: cri::Mount) -> tonic::Status {
+        let mut config = pod::container("refused", "true");
+        config.mounts = vec![mount];
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: self.pod.clone(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        self.runtime.create_container(request).await.unwrap_err()
+    }
+
     async fn fails(&mut self, id: &str, script: &str) -> String {
         let done = pod::exec(&mut self.runtime, id, script).await.unwrap();
         assert_ne!(done.exit_code, 0, "{script} was done");
@@ -212,11 +228,11 @@ async fn containers_of_a_pod_share_memory_and_nothing_of_it_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_volumes_are_mounted_and_gone_again() {
+async fn two_hundred_volumes_are_mounted_and_gone_again() {
     let mut site = Site::new().await;
     let before = Leftovers::count(&site.node).unwrap();
     let volumes = site.node.dir().join("volumes");
-    let mounts = (0..100).map(|number| {
+    let mounts = (0..200).map(|number| {
         let source = volumes.join(number.to_string());
         fs::create_dir_all(&source).unwrap();
         fs::write(source.join("number"), number.to_string()).unwrap();
@@ -224,10 +240,156 @@ async fn a_hundred_volumes_are_mounted_and_gone_again() {
     });
     let id = site.run("many", mounts.collect(), false).await;
     let sum = site.output(&id, "cat /volumes/*/number | wc -c").await;
-    assert_eq!(sum.trim(), "190");
+    assert_eq!(sum.trim(), "490");
     pod::stop(&mut site.runtime, &id, 0).await.unwrap();
     let request = cri::RemoveContainerRequest { container_id: id };
     site.runtime.remove_container(request).await.unwrap();
     Leftovers::settle(&site.node, &before).await.unwrap();
-    assert_eq!(fs::read_dir(&volumes).unwrap().count(), 100);
+    assert_eq!(fs::read_dir(&volumes).unwrap().count(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_source_is_made_with_one_warning_or_refused() {
+    let mut site = Site::new().await;
+    let source = site.node.dir().join("absent/below");
+    for name in ["first", "second"] {
+        let id = site.run(name, vec![mount(&source, "/made")], false).await;
+        site.output(&id, "touch /made/it").await;
+    }
+    assert_eq!(
+        site.output_of(&format!("stat -c %a:%U {}", source.display())),
+        "755:root\n"
+    );
+    let log = site.node.log();
+    let told = |line: &&str| line.contains("WARN") && line.contains("absent/below");
+    assert_eq!(log.lines().filter(told).count(), 1, "{log}");
+
+    site.node
+        .end_daemon(nix::sys::signal::Signal::SIGTERM)
+        .unwrap();
+    let rejected = site.node.dir().join("rejected");
+    let option = "--absent-mount-source-to-reject".to_owned();
+    site.node
+        .add_options([option, rejected.display().to_string()]);
+    site.node.start_daemon().await.unwrap();
+    site.runtime = site.node.runtime().await.unwrap();
+    let refused = site.refused(mount(&rejected, "/made")).await;
+    assert!(
+        refused.message().contains("/rejected") && refused.message().contains("No such file"),
+        "{refused}"
+    );
+    assert!(!rejected.exists());
+    fs::write(&rejected, "").unwrap();
+    site.run("there", vec![mount(&rejected, "/made")], false)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn propagation_needs_a_mount_of_the_host_that_gives_it() {
+    let mut site = Site::new().await;
+    let path = site.node.dir().join("propagation");
+    let path = path.display();
+    let make = "mkdir PATH PATH-slave && mount -t tmpfs none PATH && mount --make-private PATH && mkdir PATH/below \
+                && mount -t tmpfs none PATH-slave && mount --make-shared PATH-slave \
+                && mkdir PATH-copy && mount --bind PATH-slave PATH-copy && mount --make-slave PATH-copy";
+    site.node
+        .shell(&make.replace("PATH", &path.to_string()))
+        .unwrap();
+    let with = |source: String, propagation: MountPropagation| {
+        let mut mount = mount(Path::new(&source), "/at");
+        mount.propagation = propagation.into();
+        mount
+    };
+    use MountPropagation::{PropagationBidirectional as Both, PropagationHostToContainer as In};
+    let refused = [
+        (format!("{path}"), In),
+        (format!("{path}/below"), In),
+        (format!("{path}"), Both),
+        (format!("{path}-copy"), Both),
+    ];
+    for (source, propagation) in refused {
+        let refused = site.refused(with(source.clone(), propagation)).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{source}: {refused}");
+        assert!(
+            refused.message().contains(&source) && refused.message().contains("--make-rshared"),
+            "{refused}"
+        );
+    }
+    site.run("slave", vec![with(format!("{path}-copy"), In)], true)
+        .await;
+    site.run("shared", vec![with(format!("{path}-slave"), Both)], true)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_are_noexec_nodev_and_nosuid() {
+    let mut site = Site::new().await;
+    let status = site.runtime.status(cri::StatusRequest::default()).await;
+    assert!(status.unwrap().into_inner().features.unwrap().mount_options);
+    let source = site.node.dir().join("options");
+    fs::create_dir(&source).unwrap();
+    fs::copy("/bin/busybox", source.join("busybox")).unwrap();
+    let path = source.display();
+    site.node
+        .shell(&format!(
+            "chmod 4755 {path}/busybox && mknod -m 666 {path}/null c 1 3"
+        ))
+        .unwrap();
+    let (plain, mut bare) = (mount(&source, "/plain"), mount(&source, "/bare"));
+    let options = ["noexec", "nodev", "nosuid"];
+    bare.mount_options = options.map(str::to_owned).into();
+    let id = site.run("options", vec![plain, bare.clone()], false).await;
+    site.output(&id, "/plain/busybox true && echo x >/plain/null")
+        .await;
+    site.fails(&id, "/bare/busybox true").await;
+    site.fails(&id, "echo x >/bare/null").await;
+    let flags = site.output(&id, "grep ' /bare ' /proc/mounts").await;
+    assert!(
+        options.iter().all(|option| flags.contains(option)),
+        "{flags}"
+    );
+    let status = pod::status(&mut site.runtime, &id).await.unwrap();
+    assert_eq!(status.mounts[1], bare);
+    bare.mount_options = vec!["nosuid".into(), "noatime".into()];
+    let refused = site.refused(bare).await;
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(
+        refused
+            .message()
+            .starts_with("config.mounts[0].mount_options[1]: \"noatime\""),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_files_symlinks_and_tmpfs_are_sources() {
+    let mut site = Site::new().await;
+    let dir = site.node.dir().join("sources");
+    fs::create_dir_all(dir.join("real")).unwrap();
+    fs::write(dir.join("real/file"), "real\n").unwrap();
+    std::os::unix::fs::symlink("real", dir.join("link")).unwrap();
+    std::os::unix::fs::symlink(dir.join("real/file"), dir.join("file-link")).unwrap();
+    let memory = dir.join("memory");
+    site.node
+        .shell(&format!(
+            "mkdir {0} && mount -t tmpfs -o size=1m none {0}",
+            memory.display()
+        ))
+        .unwrap();
+    let mut mounts = vec![
+        mount(&dir.join("link"), "/by-link"),
+        mount(&dir.join("file-link"), "/by/file"),
+        mount(&memory, "/memory"),
+    ];
+    for name in ["hostname", "resolv.conf", "hosts", "passwd"] {
+        fs::write(dir.join(name), format!("{name}\n")).unwrap();
+        mounts.push(mount(&dir.join(name), &format!("/etc/{name}")));
+    }
+    let id = site.run("sources", mounts, false).await;
+    let seen = "cat /by-link/file /by/file /etc/hostname /etc/resolv.conf /etc/hosts /etc/passwd; stat -f -c %T /memory; \
+                grep -c -E ' /etc/(hostname|resolv.conf|hosts) ' /proc/mounts";
+    assert_eq!(
+        site.output(&id, seen).await,
+        "real\nreal\nhostname\nresolv.conf\nhosts\npasswd\ntmpfs\n3\n"
+    );
 }

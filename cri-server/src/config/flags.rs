@@ -97,6 +97,9 @@ struct LimitFlags {
     /// Volumes that images declare
     #[arg(long, value_enum)]
     declared_volumes: Option<DeclaredVolumes>,
+    /// Source of a mount that is not made where it is missing; may be repeated
+    #[arg(long, value_name = "PATH")]
+    absent_mount_source_to_reject: Vec<PathBuf>,
 }
 
 impl Flags {
@@ -162,6 +165,10 @@ impl LimitFlags {
             &mut config.container.declared_volumes,
             &self.declared_volumes,
         );
+        if !self.absent_mount_source_to_reject.is_empty() {
+            let rejected = &mut config.container.absent_mount_sources_to_reject;
+            rejected.clone_from(&self.absent_mount_source_to_reject);
+        }
     }
 }
 

@@ -124,6 +124,7 @@ pub(crate) struct Container {
     pub(crate) nofile_soft: u64,
     pub(crate) nofile_hard: u64,
     pub(crate) declared_volumes: DeclaredVolumes,
+    pub(crate) absent_mount_sources_to_reject: Vec<PathBuf>,
 }
 
 /// What becomes of the volumes that an image declares.
@@ -246,7 +247,11 @@ impl Config {
             ("cni.data_dir", &self.cni.data_dir),
         ];
         let cdi_dirs = self.cdi_dirs.iter().map(|dir| ("cdi_dirs", dir));
-        for (key, path) in paths.into_iter().chain(cdi_dirs) {
+        let sources = &self.container.absent_mount_sources_to_reject;
+        let sources = sources
+            .iter()
+            .map(|path| ("container.absent_mount_sources_to_reject", path));
+        for (key, path) in paths.into_iter().chain(cdi_dirs).chain(sources) {
             if !path.is_absolute() {
                 return Err(invalid(key, path.display(), "want an absolute path"));
             }
@@ -381,6 +386,7 @@ impl Default for Container {
             nofile_soft: 1024,
             nofile_hard: 524_288,
             declared_volumes: DeclaredVolumes::Copy,
+            absent_mount_sources_to_reject: Vec::new(),
         }
     }
 }

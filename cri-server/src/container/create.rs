@@ -193,6 +193,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         image: &draft.image.config,
         lower: &lower,
         image_volumes: &draft.image_volumes.lower_dirs(cx),
+        absent_sources_to_reject: &cx.config.container.absent_mount_sources_to_reject,
         root_dir: &root_dir,
         volumes_dir: (cx.config.container.declared_volumes == DeclaredVolumes::Copy)
             .then_some(&volumes_dir),
@@ -293,7 +294,7 @@ async fn make(
         .await
         .map_err(failed("create the container's environment"))?;
     for warning in &created.warnings {
-        tracing::warn!(container = %record.id, warning, "the host does not allow everything that the container asks for");
+        tracing::warn!(container = %record.id, warning, "a container is not wholly as it was asked for");
     }
     record.init_pid = created.init_pid;
     record.user = created.identity;

@@ -57,6 +57,7 @@ pub(super) async fn handle(
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: cx.host.user_namespaces.is_ok(),
+            mount_options: true,
             ..cri::RuntimeFeatures::default()
         }),
     })

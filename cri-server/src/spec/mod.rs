@@ -111,6 +111,8 @@ pub(crate) struct Container<'a> {
     /// Layer directories, topmost first.
     pub lower: &'a [PathBuf],
     pub image_volumes: &'a ImageVolumes,
+    /// Sources of mounts that are not made where they are missing.
+    pub absent_sources_to_reject: &'a [PathBuf],
     /// Holds `upper/` and `work/`.
     pub root_dir: &'a Path,
     /// Where volumes that the image declares are to be; none are made without.

@@ -126,6 +126,7 @@ impl Fixture {
             image: &self.image,
             lower: &["/layers/1".into(), "/layers/0".into()],
             image_volumes: &ImageVolumes::new(),
+            absent_sources_to_reject: &["/etc/hostname".into()],
             root_dir: Path::new("/root/c"),
             volumes_dir: Some(Path::new("/root/c/volumes")),
             state_dir: Path::new("/state/c"),

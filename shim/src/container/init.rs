@@ -55,7 +55,8 @@ impl Init<'_> {
     fn prepare(&self, template: &OwnedFd, stdio: Stdio) -> Result<Ready> {
         let mut told = Created::default();
         child::begin(self.process, &mut told.warnings)?;
-        let mut sources = Sources::open(self.plan, self.joins.user.as_ref().map(AsFd::as_fd))?;
+        let user_namespace = self.joins.user.as_ref().map(AsFd::as_fd);
+        let mut sources = Sources::open(self.plan, user_namespace, &mut told.warnings)?;
         if !report::wait_for_release(self.report) {
             return Err(shim_is_gone());
         }

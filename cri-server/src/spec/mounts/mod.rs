@@ -7,9 +7,12 @@ mod image;
 mod options;
 mod system;
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use corten_proto::shim;
+use corten_proto::shim::{self, mount::Kind};
 
 use super::{Input, Invalid, Security, user_namespace};
 
@@ -29,6 +32,7 @@ pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
             .all(|other| other.destination != mount.destination)
     });
     asked.extend_from_slice(devices);
+    reject_absent(&mut asked, input.container.absent_sources_to_reject);
     let taken: HashSet<&str> = asked.iter().map(|mount| &*mount.destination).collect();
     let below_dev = |path: &str| taken.contains("/dev") && path.starts_with("/dev/");
     let user_namespace = user_namespace::of_pod(pod)?;
@@ -45,6 +49,16 @@ pub(super) fn plan(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
     binds.sort_by_key(|mount| depth(&mount.destination));
     mounts.extend(binds);
     Ok(mounts)
+}
+
+/// The operator may want an error where a source is missing (the CRI does), since a directory in its place does harm.
+fn reject_absent(mounts: &mut [shim::Mount], sources: &[PathBuf]) {
+    for mount in mounts {
+        if let Some(Kind::Bind(bind)) = &mut mount.kind {
+            let source = Path::new(&bind.source);
+            bind.create_source &= !sources.iter().any(|rejected| rejected == source);
+        }
+    }
 }
 
 /// Paths that are covered, and paths that are made read-only. The CRI's client lists them; an empty
@@ -65,7 +79,6 @@ fn depth(destination: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use corten_proto::cri;
-    use shim::mount::Kind;
 
     use super::*;
     use crate::spec::tests::Fixture;
@@ -201,6 +214,14 @@ mod tests {
         ];
         let deeper = ["bind /4 /a/b create", "bind /1 /a/b/c create"];
         check(&fixture, &[&KERNEL[..], &asked, &FILES, &deeper].concat());
+    }
+
+    #[test]
+    fn a_source_that_must_be_there_is_not_made() {
+        let mut fixture = Fixture::default();
+        fixture.config.mounts = vec![bind("/etc//hostname", "/1"), bind("/etc/hosts", "/2")];
+        let asked = ["bind /etc//hostname /1", "bind /etc/hosts /2 create"];
+        check(&fixture, &[&KERNEL[..], &asked, &FILES].concat());
     }
 
     #[test]

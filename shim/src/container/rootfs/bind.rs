@@ -34,9 +34,10 @@ pub(super) fn open(
     bind: &Bind,
     mount: &Mount,
     user_namespace: Option<BorrowedFd<'_>>,
+    warnings: &mut Vec<String>,
 ) -> Result<Tree> {
     let path = Path::new(&bind.source);
-    let fd = clone_or_create(path, bind).map_err(|error| {
+    let fd = clone_or_create(path, bind, warnings).map_err(|error| {
         let subject = format!("{} on {}", bind.source, mount.destination);
         failure(
             FailureKind::FailureInvalid,
@@ -110,11 +111,15 @@ fn filesystem_name(tree: &OwnedFd) -> String {
     format!("the file system {}", name.unwrap_or_default())
 }
 
-fn clone_or_create(path: &Path, bind: &Bind) -> io::Result<OwnedFd> {
+fn clone_or_create(path: &Path, bind: &Bind, warnings: &mut Vec<String>) -> io::Result<OwnedFd> {
     let clone = || mount::clone_tree(path, !bind.non_recursive);
     match clone() {
         Err(error) if error.kind() == io::ErrorKind::NotFound && bind.create_source => {
             DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+            warnings.push(format!(
+                "source {} of a mount was missing: made as a directory",
+                path.display()
+            ));
             clone()
         }
         result => result,

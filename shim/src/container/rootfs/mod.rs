@@ -61,13 +61,19 @@ enum Source {
 
 impl Sources {
     /// Opens the layers, volumes and devices of `plan`, with the ids of the user namespace where there is one.
-    pub(super) fn open(plan: &Plan, user_namespace: Option<BorrowedFd<'_>>) -> Result<Self> {
+    pub(super) fn open(
+        plan: &Plan,
+        user_namespace: Option<BorrowedFd<'_>>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
         let Some(rootfs) = &plan.rootfs else {
             return Err(invalid("read", "rootfs", "is missing"));
         };
         let nodes = device::find(&plan.devices, &Ids::of(plan))?;
-        let open = |mount: &Mount| match &mount.kind {
-            Some(Kind::Bind(bind)) => bind::open(bind, mount, user_namespace).map(Source::Tree),
+        let mut open = |mount: &Mount| match &mount.kind {
+            Some(Kind::Bind(bind)) => {
+                bind::open(bind, mount, user_namespace, warnings).map(Source::Tree)
+            }
             Some(Kind::Declared(declared)) => volume::open(declared).map(Source::Tree),
             Some(Kind::Cgroup(_) | Kind::Filesystem(_) | Kind::Image(_)) => Ok(Source::Later),
             None => Err(invalid(
@@ -76,7 +82,7 @@ impl Sources {
                 "the mount has no kind",
             )),
         };
-        let mut mounts: Vec<_> = plan.mounts.iter().map(open).collect::<Result<_>>()?;
+        let mut mounts: Vec<_> = plan.mounts.iter().map(&mut open).collect::<Result<_>>()?;
         // After the volumes: an overlay may take us into a copy of the host's mount namespace, where nothing is shared.
         let root = overlay::open(rootfs, user_namespace)?;
         for (mount, source) in plan.mounts.iter().zip(&mut mounts) {
