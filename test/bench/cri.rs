@@ -31,6 +31,8 @@ pub(crate) struct PodKind {
     pub(crate) image: String,
     pub(crate) cgroup_parent: String,
     pub(crate) logs: PathBuf,
+    /// Directories of the host, mounted as `/volumes/<number>`.
+    pub(crate) volumes: Vec<PathBuf>,
 }
 
 /// A running pod with one running container.
@@ -309,6 +311,7 @@ fn container_config(kind: &PodKind) -> cri::ContainerConfig {
         }),
         image: Some(image(&kind.image)),
         command: owned(&["sleep", "1000000"]),
+        mounts: mounts(kind),
         log_path: "main.log".to_owned(),
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources),
@@ -316,4 +319,14 @@ fn container_config(kind: &PodKind) -> cri::ContainerConfig {
         }),
         ..Default::default()
     }
+}
+
+fn mounts(kind: &PodKind) -> Vec<cri::Mount> {
+    let volumes = kind.volumes.iter().enumerate();
+    let mounts = volumes.map(|(number, volume)| cri::Mount {
+        host_path: volume.display().to_string(),
+        container_path: format!("/volumes/{number}"),
+        ..Default::default()
+    });
+    mounts.collect()
 }

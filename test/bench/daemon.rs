@@ -235,6 +235,7 @@ impl Daemon {
             image: IMAGE.to_owned(),
             cgroup_parent: format!("/{}/{}", self.setup.cgroup, self.runtime.name()),
             logs: self.setup.root.join(self.runtime.name()).join("logs"),
+            volumes: Vec::new(),
         }
     }
 

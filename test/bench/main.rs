@@ -3,7 +3,7 @@
 //! ```text
 //!   isolation    private mounts, network, process ids and cgroups, all gone at the end
 //!   daemon, cri  the two sides, and equal requests to both
-//!   latency, memory, sync_calls, mount_table, pull   one file a measurement
+//!   latency, batch, memory, sync_calls, mount_table, pull   one file a measurement
 //!   samples, report   figures, Markdown, requirements
 //! ```
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod isolation;
 mod cri;
 mod daemon;
 
+mod batch;
 mod latency;
 mod memory;
 mod mount_table;
@@ -97,6 +98,7 @@ enum Measurement {
     Memory,
     Sync,
     Mounts,
+    Batch,
     /// Only if it is named: its image takes minutes to make
     Pull,
 }
@@ -193,6 +195,9 @@ async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
     for runtime in options.sides() {
         one_side_alone(options, setup, runtime, &mut report).await?;
     }
+    if options.wants(Measurement::Batch) {
+        batches(options, setup, &mut report).await?;
+    }
     Ok((head, report))
 }
 
@@ -209,6 +214,16 @@ async fn pulls(options: &Options, setup: &Setup, report: &mut Report) -> Result<
     };
     let pulls = pull::in_turns(&setup, &options.sides(), storage, rounds).await?;
     report.add_pulls(&pulls);
+    Ok(())
+}
+
+async fn batches(options: &Options, setup: &Setup, report: &mut Report) -> Result<()> {
+    let mut sides = Vec::new();
+    for runtime in options.sides() {
+        report::note(&format!("batches of {}", runtime.name()));
+        sides.push(batch::starts(setup, runtime, options.pods()).await?);
+    }
+    report.add_batches(&sides);
     Ok(())
 }
 

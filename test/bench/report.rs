@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use crate::{
+    batch::Batch,
     daemon::Runtime,
     latency::Latency,
     memory::{Memory, Range},
@@ -13,6 +14,8 @@ use crate::{
 
 /// How many times faster than containerd an operation's 99th percentile has to be.
 const P99_FACTOR: f64 = 8.0;
+/// How many times more pods per second than containerd, all at once.
+const BATCH_FACTOR: f64 = 8.0;
 /// How many times faster than containerd a large pull has to be, at the median.
 const PULL_FACTOR: f64 = 2.0;
 const PULL_PROCESSOR_FACTOR: f64 = 1.0;
@@ -209,6 +212,38 @@ impl Report {
         self.limit_row(table.runtime, limit);
     }
 
+    pub(crate) fn add_batches(&mut self, sides: &[Batch]) {
+        for side in sides {
+            let (one_by_one, at_once) = (side.one_by_one.p50(), side.at_once.p50());
+            let limit = Limit {
+                what: format!(
+                    "{} pods with 5 volumes, one by one, then at once",
+                    side.pods
+                ),
+                got: format!(
+                    "{}, {} ms: {:.1} pods a second",
+                    milliseconds(one_by_one),
+                    milliseconds(at_once),
+                    side.per_second()
+                ),
+                required: "no longer at once".to_owned(),
+                holds: at_once <= one_by_one,
+            };
+            self.limit_row(side.runtime, limit);
+        }
+        let side = |runtime| sides.iter().find(|side| side.runtime == runtime);
+        if let (Some(ours), Some(theirs)) = (side(Runtime::Corten), side(Runtime::Containerd)) {
+            let factor = ours.per_second() / theirs.per_second();
+            let limit = Limit {
+                what: "pods a second at once, against containerd".to_owned(),
+                got: format!("{factor:.1}x"),
+                required: format!("{BATCH_FACTOR}x"),
+                holds: factor >= BATCH_FACTOR,
+            };
+            self.limit_row(Runtime::Corten, limit);
+        }
+    }
+
     /// Limits bind Corten; containerd's figures stand there to compare with.
     fn limit_row(&mut self, runtime: Runtime, limit: Limit) {
         let Limit {
@@ -327,6 +362,30 @@ mod tests {
         };
         report.add_latency(EXEC, &[none(Runtime::Corten), none(Runtime::Containerd)]);
         assert_eq!(report.failures().len(), 2);
+    }
+
+    #[test]
+    fn a_batch_is_held_against_one_by_one_and_against_containerd() {
+        let batch = |runtime, one_by_one, at_once| {
+            let mut batch = Batch {
+                runtime,
+                pods: 100,
+                one_by_one: Samples::default(),
+                at_once: Samples::default(),
+            };
+            batch.one_by_one.push(Duration::from_secs(one_by_one));
+            batch.at_once.push(Duration::from_secs(at_once));
+            batch
+        };
+        let failures = |ours, theirs| {
+            let mut report = Report::default();
+            report.add_batches(&[ours, theirs]);
+            report.failures().len()
+        };
+        let theirs = || batch(Runtime::Containerd, 20, 16);
+        assert_eq!(failures(batch(Runtime::Corten, 2, 2), theirs()), 0);
+        assert_eq!(failures(batch(Runtime::Corten, 2, 3), theirs()), 2);
+        assert_eq!(failures(batch(Runtime::Corten, 1, 2), theirs()), 1);
     }
 
     #[test]
