@@ -11,5 +11,6 @@ pub mod pod;
 pub mod registry;
 mod token_server;
 pub mod tree;
+pub mod vm;
 pub mod wait;
 pub mod write_log;
