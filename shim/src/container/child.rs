@@ -11,7 +11,8 @@ use std::{
 use corten_proto::shim::{Failure, Identity, Process};
 use corten_sys::{process, root::Root};
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchown},
+    fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchown, fcntl_setfl, fstat},
+    pipe::{PipeFlags, pipe_with},
     process::{fchdir, setsid, umask},
 };
 
@@ -19,6 +20,7 @@ use super::{
     Stdio, label,
     program::Program,
     report::{self, Packet},
+    rootfs,
     security::{self, Privileges},
 };
 use crate::failure::{Doing, Result, invalid};
@@ -108,13 +110,7 @@ pub(super) fn take_streams(root: &Root, stdio: &Stdio) -> Result<()> {
     let stdin = match &stdio.stdin {
         Some(stdin) => stdin.as_fd(),
         None => {
-            null = root
-                .open_at(
-                    Path::new("/dev/null"),
-                    OFlags::RDONLY | OFlags::NOCTTY,
-                    Mode::empty(),
-                )
-                .doing("open", "/dev/null")?;
+            null = empty_input(root)?;
             null.as_fd()
         }
     };
@@ -122,6 +118,20 @@ pub(super) fn take_streams(root: &Root, stdio: &Stdio) -> Result<()> {
         process::dup_to(stream, number).doing("dup2", number)?;
     }
     Ok(())
+}
+
+/// The container's null device. Where the container has put something else, which could wait for a writer or be a file of
+/// anything, a pipe that nobody writes to: it reads the same.
+fn empty_input(root: &Root) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if let Ok(null) = root.open_at(Path::new("/dev/null"), flags, Mode::empty())
+        && rootfs::is_null(&fstat(&null).doing("stat", "/dev/null")?)
+    {
+        fcntl_setfl(&null, OFlags::empty()).doing("set flags", "of /dev/null")?;
+        return Ok(null);
+    }
+    let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC).doing("pipe", "for stdin")?;
+    Ok(reader)
 }
 
 /// Closes everything but the streams and the report: a program named as /proc/self/fd/N must not reach the host through

@@ -17,8 +17,8 @@ use corten_sys::{
 };
 use rustix::{
     fs::{
-        AtFlags, Dev, FileType, Gid, Mode, Uid, chownat, major, makedev, minor, mknodat, statat,
-        symlinkat, unlinkat,
+        AtFlags, Dev, FileType, Gid, Mode, Stat, Uid, chownat, major, makedev, minor, mknodat,
+        statat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -70,6 +70,12 @@ pub(super) struct Node {
     permissions: String,
     /// Mode and owner hold for a node that is there, too.
     is_told: bool,
+}
+
+/// Whether it is 1:3, whatever its name.
+pub(in super::super) fn is_null(stat: &Stat) -> bool {
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    is_device && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
 }
 
 /// Looks the plan's devices up on the host. With `ids` of a user namespace the container's own node belongs to the same

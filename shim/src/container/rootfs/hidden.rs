@@ -11,8 +11,9 @@ use corten_sys::{
     root::Root,
 };
 use nix::libc;
-use rustix::fs::{FileType, fstat, major, minor};
+use rustix::fs::{FileType, fstat};
 
+use super::device;
 use crate::failure::{Doing, Result, invalid};
 
 const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
@@ -71,8 +72,7 @@ fn null_device(root: &Root) -> Result<OwnedFd> {
         .locate(Path::new("/dev/null"))
         .doing("open", "/dev/null")?;
     let stat = fstat(&null).doing("stat", "/dev/null")?;
-    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if !is_device || (major(stat.st_rdev), minor(stat.st_rdev)) != (1, 3) {
+    if !device::is_null(&stat) {
         return Err(invalid(
             "mask paths with",
             "/dev/null",

@@ -35,6 +35,7 @@ use rustix::{
     process::{chdir, fchdir, pivot_root},
 };
 
+pub(super) use self::device::is_null;
 pub(crate) use self::overlay::open as open_overlay;
 use super::{group::Group, ids::Ids};
 use crate::failure::{Doing, Result, invalid};
