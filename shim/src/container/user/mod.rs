@@ -24,8 +24,8 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_HOME: usize = 4096;
 /// Above are numbers that some system calls take for an error or for "no change".
 const MAX_ID: u32 = i32::MAX.cast_unsigned();
-/// Of setgroups(2), NGROUPS_MAX.
-const MAX_GROUPS: usize = 65536;
+/// A quarter of what setgroups(2) takes, so that the report of them fits into a message.
+const MAX_GROUPS: usize = 16384;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
