@@ -24,7 +24,6 @@ use super::{
     ids::{self, Ids},
     program::Program,
     security::{self, Privileges},
-    user,
 };
 use crate::failure::{Doing, Result, failure};
 
@@ -35,6 +34,8 @@ pub(super) struct Stage<'a> {
     pub(super) process: &'a Process,
     pub(super) identity: &'a Identity,
     pub(super) ids: &'a Ids,
+    /// HOME, where the environment has none.
+    pub(super) home: &'a str,
     pub(super) group: &'a Group,
     /// Of the freezer hierarchy, where v2 is missing.
     pub(super) freezer: Option<OwnedFd>,
@@ -71,7 +72,8 @@ impl Stage<'_> {
         security::set_rlimits(&self.process.rlimits, &mut warnings)?;
         self.enter()?;
         let root = Root::open("/".as_ref()).doing("open", "/")?;
-        let home = || user::home_of(&root, self.identity.uid);
+        // As it was when the container was made: its own files are read no more.
+        let home = self.home.as_bytes().to_vec();
         let program = Program::new(self.args, &self.process.env, home)?;
         let owner = child::owner(self.identity);
         let cwd = child::open_cwd(&root, &self.process.cwd, owner)?;

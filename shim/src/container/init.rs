@@ -113,7 +113,8 @@ impl Init<'_> {
         // Not what was open before: its mounts may be of another mount namespace, or have been covered.
         let root = Root::open("/".as_ref()).doing("open", "/")?;
         let cwd = child::open_cwd(&root, &process.cwd, child::owner(&identity))?;
-        let program = Program::new(&process.args, &process.env, || Ok(user.home))?;
+        let program = Program::new(&process.args, &process.env, user.home.clone())?;
+        told.home = String::from_utf8_lossy(&user.home).into_owned();
         let master = if process.terminal {
             Some(terminal::open(&root, &identity)?)
         } else {

@@ -76,6 +76,7 @@ pub(crate) struct Container {
     process: Process,
     identity: Identity,
     ids: Ids,
+    home: String,
     /// Children of the shim are not yet born in the container's PID namespace.
     outside_pid: bool,
     execs: u64,
@@ -145,6 +146,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                     process,
                     identity,
                     ids,
+                    home: String::new(),
                     outside_pid,
                     execs: 0,
                 },
@@ -176,6 +178,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 process,
                 identity,
                 ids,
+                home,
                 init,
                 ..
             } = container;
@@ -185,6 +188,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 process,
                 identity,
                 ids,
+                home,
                 group,
                 freezer,
                 init,
@@ -207,6 +211,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
 impl Container {
     /// Keeps what init has said, for further processes.
     pub(crate) fn set_created(&mut self, created: &mut Created) -> Result<()> {
+        self.home.clone_from(&created.home);
         created.warnings.append(&mut self.group.warnings);
         let identity = created.identity.clone();
         self.identity =

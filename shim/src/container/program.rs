@@ -23,11 +23,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Adds HOME to `env` where it is missing.
-    pub(super) fn new(
-        args: &[Vec<u8>],
-        env: &[Vec<u8>],
-        home: impl FnOnce() -> Result<Vec<u8>>,
-    ) -> Result<Self> {
+    pub(super) fn new(args: &[Vec<u8>], env: &[Vec<u8>], home: Vec<u8>) -> Result<Self> {
         if args.first().is_none_or(Vec::is_empty) {
             return Err(invalid(
                 "exec",
@@ -37,7 +33,7 @@ impl Program {
         }
         let mut variables = strings("environment", env)?;
         if variable(&variables, b"HOME=").is_none() {
-            variables.extend(strings("environment", &[[b"HOME=", &*home()?].concat()])?);
+            variables.extend(strings("environment", &[[b"HOME=", &*home].concat()])?);
         }
         Ok(Self {
             args: strings("arguments", args)?,
@@ -141,7 +137,7 @@ mod tests {
                 .map(|text| text.as_bytes().to_vec())
                 .collect::<Vec<_>>()
         };
-        Program::new(&bytes(args), &bytes(env), || Ok(b"/home".to_vec()))
+        Program::new(&bytes(args), &bytes(env), b"/home".to_vec())
     }
 
     #[test]

@@ -86,13 +86,6 @@ fn select(wanted: &shim::User, passwd: &[u8], group: impl Fn() -> Result<Vec<u8>
     })
 }
 
-/// The home directory of a user whose id is known.
-pub(super) fn home_of(root: &Root, uid: u32) -> Result<Vec<u8>> {
-    Ok(home(
-        database::user_by_id(&read(root, PASSWD)?, uid).as_ref(),
-    ))
-}
-
 fn home(entry: Option<&Entry<'_>>) -> Vec<u8> {
     let home = entry
         .map(|entry| entry.home)
