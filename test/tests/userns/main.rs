@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod mounts;
+mod older_kernel;
 mod owners;
 mod pods;
 mod refusals;
