@@ -132,7 +132,7 @@ fn everything() -> Resources {
 /// Whether the cgroup has all of [`everything`].
 fn check_everything(cgroup: &Cgroup) {
     assert_eq!(cgroup.bandwidth(), ("50000".into(), "20000".into()));
-    let shares = if Cgroup::is_v2() { "168" } else { "2048" };
+    let shares = if Cgroup::is_v2() { "174" } else { "2048" };
     assert_eq!(cgroup.shares(), shares);
     assert_eq!(cgroup.memory(), (96 * MIB).to_string());
     assert!(cgroup.swap().is_none_or(|both| both == 128 * MIB));
