@@ -15,6 +15,8 @@ use anyhow::{Context, Result, ensure};
 
 /// What tests in the machine need besides Debian's own programs.
 const BUSYBOX: &str = "/bin/busybox";
+/// Seconds; most are for a host that does much else.
+const LIMIT: &str = "900";
 /// Set in the machine.
 const HERE: &str = "CORTEN_TEST_MACHINE";
 
@@ -40,7 +42,7 @@ pub fn run(options: &[&str]) -> Result<()> {
     let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm");
     let tests = env::current_exe().context("find the test binary")?;
     let output = Command::new(vm)
-        .arg("--system")
+        .args(["--system", "--limit", LIMIT])
         .args(options)
         .arg("--with")
         .arg(&tests)
