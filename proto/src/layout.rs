@@ -3,7 +3,7 @@
 //! ```text
 //! <state>/                      /run/corten, a tmpfs of its own, private; gone with a reboot
 //!   corten.sock                 the CRI and the admin service
-//!   containers/<id>/            shim.sock, shim.log, exit
+//!   containers/<id>/            shim.sock, shim.log, exit; with an external runtime bundle/ and its state, runtime/
 //!   pods/<id>/                  resolv.conf, hostname, hosts, shm/, ns/{ipc,uts,pid,user}
 //! <root>/                       /var/lib/corten, durable
 //!   instance  lock              this installation's id, made once; held by the daemon that serves it
@@ -25,6 +25,18 @@ pub const SHIM_SOCKET: &str = "shim.sock";
 pub const SHIM_LOG: &str = "shim.log";
 /// A [`crate::shim::Exited`], written aside and renamed.
 pub const EXIT: &str = "exit";
+
+/// What an external runtime makes the container of (OCI runtime-spec, "Filesystem Bundle").
+pub const BUNDLE: &str = "bundle";
+/// Where an external runtime keeps its state.
+pub const RUNTIME: &str = "runtime";
+pub const BUNDLE_CONFIG: &str = "config.json";
+pub const BUNDLE_ROOT: &str = "rootfs";
+
+/// Where mount `index` of the plan lies in a bundle, for the runtime to bind.
+pub fn bundle_mount(bundle: &Path, index: usize) -> PathBuf {
+    bundle.join("mounts").join(index.to_string())
+}
 
 /// `<state>/containers/<id>`.
 pub fn container_state(state: &Path, id: &str) -> PathBuf {

@@ -37,6 +37,20 @@ pub fn raise_ambient(capability: u8) -> io::Result<()> {
     )
 }
 
+/// Orphans below this process become its children, not those of the host's init.
+pub fn set_child_subreaper() -> io::Result<()> {
+    call(libc::PR_SET_CHILD_SUBREAPER, 1, 0)
+}
+
+/// This process is killed when its parent ends, also after execve.
+pub fn end_with_parent() -> io::Result<()> {
+    call(
+        libc::PR_SET_PDEATHSIG,
+        libc::SIGKILL.cast_unsigned().into(),
+        0,
+    )
+}
+
 /// The name in `comm`, at most 15 bytes.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     // SAFETY: PR_SET_NAME reads a C string, which outlives the call.

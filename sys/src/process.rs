@@ -138,6 +138,18 @@ pub fn reap_any() -> io::Result<Option<Ended>> {
     Ok(status.map(|status| ended(&status)))
 }
 
+/// Waits for the end of any child, and reaps it.
+pub fn wait_any() -> io::Result<(i32, Ended)> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer, which `status` is and which outlives the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        pid if libc::WIFEXITED(status) => Ok((pid, Ended::Exited(libc::WEXITSTATUS(status)))),
+        pid => Ok((pid, Ended::Killed(libc::WTERMSIG(status)))),
+    }
+}
+
 fn ended(status: &WaitIdStatus) -> Ended {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ended::Exited(code),

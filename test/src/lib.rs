@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod file_registry;
+pub mod handler;
 pub mod image;
 pub mod leftovers;
 pub mod machine;

@@ -1,6 +1,7 @@
 //! The daemon's configuration: defaults, then the file, then flags.
 
 mod flags;
+mod handlers;
 
 use std::{
     fs,
@@ -9,6 +10,7 @@ use std::{
 
 use corten_image::{PolicyRule, Requirement};
 pub(crate) use flags::Flags;
+pub(crate) use handlers::{Handler, Handlers};
 use serde::{Deserialize, Serialize};
 
 /// The documented defaults, as `corten config default` prints them.
@@ -34,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) cni: Cni,
     pub(crate) image: Image,
     pub(crate) container: Container,
+    pub(crate) handlers: Handlers,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -272,6 +275,7 @@ impl Config {
             ));
         }
         self.image.check()?;
+        self.handlers.check()?;
         if !(256..=1 << 20).contains(&self.container.log_line_max) {
             return Err(invalid(
                 "container.log_line_max",
@@ -347,6 +351,7 @@ impl Default for Config {
             cni: Cni::default(),
             image: Image::default(),
             container: Container::default(),
+            handlers: Handlers::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use corten_proto::{
     shim::{Plan, UserNamespace, mount},
 };
 
-use super::{Container, State, exit, image_volumes::ImageVolumes, name};
+use super::{Container, State, exit, external::External, image_volumes::ImageVolumes, name};
 use crate::{
     blocking::blocking,
     cdi::{self, Injection},
@@ -55,7 +55,7 @@ pub(crate) async fn create(
     }
 
     let draft = draft(&cx, pod, config, hash)?;
-    let plan = plan(&cx, &draft).await?;
+    let (plan, external) = plan(&cx, &draft).await?;
     let record = draft.record(&cx, &plan);
     let entry = cx
         .ledger
@@ -68,7 +68,14 @@ pub(crate) async fn create(
         &cx.undo,
         entry,
         &resources,
-        make(Arc::clone(&cx), plan, record, draft.pod, layers.collect()),
+        make(
+            Arc::clone(&cx),
+            plan,
+            external,
+            record,
+            draft.pod,
+            layers.collect(),
+        ),
     )
     .await;
     made.map_err(|failed| failed.error)?;
@@ -159,7 +166,7 @@ impl Draft {
     }
 }
 
-async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
+async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
     let options = spec::pod_namespaces(draft.pod.config());
     let paths = pod::run::Paths::of(cx, &draft.pod.record.id, &options);
     let pod_state = layout::pod_state(&cx.config.state, &draft.pod.record.id);
@@ -203,7 +210,9 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<Plan> {
         seccomp_profile: seccomp_profile.as_deref(),
         apparmor_profile: apparmor_profile.as_deref(),
     };
-    Ok(spec::plan(&cx.host, &pod, &container, &cx.defaults)?)
+    let plan = spec::plan(&cx.host, &pod, &container, &cx.defaults)?;
+    let external = External::plan(cx, &draft.pod, &container, &plan)?;
+    Ok((plan, external))
 }
 
 /// What the CDI devices of a container add to it.
@@ -253,6 +262,7 @@ fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
 async fn make(
     cx: Arc<Context>,
     plan: Plan,
+    external: Option<External>,
     mut record: record::Container,
     pod: Arc<Pod>,
     layers: Vec<LayerHold>,
@@ -289,10 +299,14 @@ async fn make(
         .await
         .map_err(failed("start the container's shim"))?;
     let events = tokio::spawn(events.end());
-    let created = client
-        .create(plan, cx.launcher.template())
-        .await
-        .map_err(failed("create the container's environment"))?;
+    let template = cx.launcher.template();
+    let created = match external {
+        Some(external) => external.create(&client, plan, template).await?,
+        None => client
+            .create(plan, template)
+            .await
+            .map_err(failed("create the container's environment"))?,
+    };
     for warning in &created.warnings {
         tracing::warn!(container = %record.id, warning, "a container is not wholly as it was asked for");
     }

@@ -9,6 +9,7 @@
 
 pub(crate) mod create;
 pub(crate) mod exit;
+mod external;
 mod image_volumes;
 pub(crate) mod remove;
 pub(crate) mod start;

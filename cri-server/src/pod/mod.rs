@@ -21,9 +21,26 @@ use std::{
 use corten_proto::{cri, record};
 
 use crate::{
+    config::{Config, Handler},
     error::{Error, Result},
     stats::CpuSamples,
 };
+
+/// The handler of this name in the configuration.
+pub(crate) fn handler(config: &Config, name: &str) -> Result<Handler> {
+    config.handlers.get(name).ok_or_else(|| {
+        let known: Vec<_> = config
+            .handlers
+            .names()
+            .map(|name| format!("{name:?}"))
+            .collect();
+        let reason = format!(
+            "{name:?} is not known: the configuration has {}",
+            known.join(", ")
+        );
+        Error::invalid("runtime_handler", reason)
+    })
+}
 
 /// A published pod. The record is as it was at its creation but for `stopped`.
 #[derive(Debug)]

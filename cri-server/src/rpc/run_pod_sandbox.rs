@@ -38,12 +38,13 @@ fn check(cx: &Context, request: &cri::RunPodSandboxRequest) -> Result<String> {
         .ok_or_else(|| Error::invalid("config", "is missing"))?;
     spec::validate_pod(config)?;
     spec::cgroup_parent(config, cx.config.cgroup_driver)?;
-    if !request.runtime_handler.is_empty() {
+    let handler = pod::handler(&cx.config, &request.runtime_handler)?;
+    if handler.oci().is_some() && spec::user_namespace(config)?.is_some() {
         let reason = format!(
-            "{:?} is not known: corten has the default handler \"\"",
+            "runtime handler {:?} has no user namespaces: leave hostUsers out, or take another RuntimeClass",
             request.runtime_handler
         );
-        return Err(Error::invalid("runtime_handler", reason));
+        return Err(Error::invalid(spec::user_namespace_field(), reason));
     }
     Ok(config.metadata.as_ref().map(pod::name).unwrap_or_default())
 }

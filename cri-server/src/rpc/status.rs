@@ -39,10 +39,11 @@ pub(super) async fn handle(
     if !faults.is_empty() {
         conditions.push(condition("CDIComplete", Err(faults)));
     }
-    let features = cri::RuntimeHandlerFeatures {
-        recursive_read_only_mounts: true,
-        user_namespaces: cx.host.user_namespaces.is_ok(),
-    };
+    let handlers = &cx.config.handlers;
+    let runtime_handlers = handlers.names().map(|name| cri::RuntimeHandler {
+        name: name.into(),
+        features: handlers.get(name).map(|handler| handler.features(&cx.host)),
+    });
     Ok(cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),
         info: if request.verbose {
@@ -50,15 +51,11 @@ pub(super) async fn handle(
         } else {
             BTreeMap::new()
         },
-        runtime_handlers: vec![cri::RuntimeHandler {
-            name: String::new(),
-            features: Some(features),
-        }],
+        runtime_handlers: runtime_handlers.collect(),
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: cx.host.user_namespaces.is_ok(),
             mount_options: true,
-            ..cri::RuntimeFeatures::default()
         }),
     })
 }

@@ -16,8 +16,9 @@ use std::{
 use corten_proto::{
     layout,
     shim::{
-        Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Plan, ReopenLog, Reply,
-        Request, Shutdown, Start, Stop, Update, reply::Result as Answer, request::Call,
+        Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan, Prepared,
+        ReopenLog, Reply, Request, Shutdown, Start, Stop, Update, reply::Result as Answer,
+        request::Call,
     },
 };
 use tokio::{
@@ -98,16 +99,48 @@ impl Client {
         plan: Plan,
         template: BorrowedFd<'_>,
     ) -> Result<Created, Error> {
+        let request = Create {
+            plan: Some(plan),
+            oci: None,
+        };
         match self
-            .call(
-                Call::Create(Create { plan: Some(plan) }),
-                &[template],
-                Some(CREATE),
-            )
+            .call(Call::Create(request), &[template], Some(CREATE))
             .await?
         {
             Answer::Created(created) => Ok(created),
             _ => Err(Error::Confused { what: "Create" }),
+        }
+    }
+
+    /// The first half of a creation by an external runtime.
+    pub(crate) async fn prepare(
+        &self,
+        plan: Plan,
+        oci: Oci,
+        template: BorrowedFd<'_>,
+    ) -> Result<Prepared, Error> {
+        let request = Create {
+            plan: Some(plan),
+            oci: Some(oci),
+        };
+        match self
+            .call(Call::Create(request), &[template], Some(CREATE))
+            .await?
+        {
+            Answer::Prepared(prepared) => Ok(prepared),
+            _ => Err(Error::Confused { what: "Create" }),
+        }
+    }
+
+    /// The second half: `config` is the bundle's config.json.
+    pub(crate) async fn configure(&self, config: Vec<u8>) -> Result<Created, Error> {
+        let request = Configure { config };
+        match self
+            .call(Call::Configure(request), &[], Some(CREATE))
+            .await?
+        {
+            Answer::Created(created) => Ok(created),
+            _ => Err(Error::Confused { what: "Configure" }),
         }
     }
 

@@ -12,7 +12,7 @@ use corten_proto::cri;
 use cri::security_profile::ProfileType;
 use nix::fcntl::OFlag;
 
-use super::{Input, Invalid, Security, path, seccomp};
+use super::{Container, Input, Invalid, Security, path, seccomp};
 
 /// A profile in one of the CRI's two ways, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +76,24 @@ pub(super) fn seccomp_filter(
     filter
         .map(Some)
         .map_err(|error| Invalid::new(field, format!("{whose}: {error}")))
+}
+
+/// The OCI's seccomp object of the same profile, for an external runtime; none is no filter.
+pub(super) fn seccomp_object(
+    container: &Container<'_>,
+    capabilities: u64,
+) -> Result<Option<serde_json::Value>, Invalid> {
+    let field = format!("{}.seccomp", Security::FIELD);
+    let object = match seccomp_profile(Security::of(container.config))? {
+        Profile::Unconfined => return Ok(None),
+        Profile::RuntimeDefault => seccomp::runtime_default_json(capabilities),
+        Profile::Localhost(_) => {
+            seccomp::profile_json(container.seccomp_profile.unwrap_or_default())
+        }
+    };
+    object
+        .map(Some)
+        .map_err(|error| Invalid::new(field, error.to_string()))
 }
 
 /// Unset means unconfined, as under every runtime without a config of its own; the kubelet has

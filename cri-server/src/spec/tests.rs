@@ -100,6 +100,15 @@ impl Fixture {
         })
     }
 
+    /// What an external runtime's configuration is made of.
+    pub(super) fn with_oci(&self) -> (shim::Plan, serde_json::Value) {
+        self.with(|pod, container| {
+            let plan = plan(&self.host, pod, container, &Defaults::default()).unwrap();
+            let seccomp = oci_seccomp(container, &plan).unwrap();
+            (plan, seccomp)
+        })
+    }
+
     fn plan(&self) -> Result<shim::Plan, Invalid> {
         self.with(|pod, container| plan(&self.host, pod, container, &Defaults::default()))
     }

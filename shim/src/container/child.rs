@@ -32,7 +32,7 @@ const UMASK: Mode = Mode::from_raw_mode(0o022);
 pub(super) fn run(report: &OwnedFd, stages: impl FnOnce() -> Failure) -> ! {
     let told = Packet {
         failure: Some(stages()),
-        created: None,
+        ..Packet::default()
     };
     let _ = report::write(report.as_fd(), &told, None);
     process::exit_now(127)

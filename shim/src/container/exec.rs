@@ -132,17 +132,22 @@ pub(super) struct Subgroup {
 }
 
 impl Subgroup {
-    /// Makes the `number`th of the container.
-    pub(super) fn create(group: &Group, number: u64) -> Result<Self> {
+    /// Makes the `number`th of the container, in these hierarchies.
+    pub(super) fn create(group: &Group, hierarchies: Hierarchies, number: u64) -> Result<Self> {
         let subgroup = Self {
-            hierarchies: group.hierarchies.for_killing(),
-            path: format!("{}/exec-{number}", group.path),
+            hierarchies,
+            path: format!("{}/{}", group.path, Self::name(number)),
         };
         subgroup
             .cgroup()
             .create_below()
             .doing("make cgroup", &subgroup.path)?;
         Ok(subgroup)
+    }
+
+    /// Below the container's.
+    pub(super) fn name(number: u64) -> String {
+        format!("exec-{number}")
     }
 
     pub(super) fn cgroup(&self) -> Cgroup<'_> {

@@ -74,7 +74,7 @@ impl Init<'_> {
         drop(stdio);
         let packet = Packet {
             created: Some(told),
-            failure: None,
+            ..Packet::default()
         };
         report::write(
             self.report.as_fd(),

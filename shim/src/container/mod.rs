@@ -19,6 +19,8 @@
 
 mod child;
 mod exec;
+mod executor;
+mod external;
 mod group;
 mod ids;
 mod init;
@@ -37,7 +39,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use corten_proto::shim::{Created, Identity, Plan, Process};
+use corten_proto::shim::{Created, Identity, Plan, Process, Update, Updated};
 use corten_sys::{
     cgroup::Oom,
     ns,
@@ -52,9 +54,9 @@ use self::{
     namespaces::Joins,
 };
 pub(crate) use self::{
+    executor::{Executor, create},
     report::{Report, Told},
     rootfs::open_overlay,
-    update::update,
 };
 use crate::failure::{Doing, Result, invalid};
 
@@ -169,7 +171,11 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
     }
     container.execs += 1;
     let (ours, theirs) = report::pair()?;
-    let subgroup = Subgroup::create(&container.group, container.execs)?;
+    let subgroup = Subgroup::create(
+        &container.group,
+        container.group.hierarchies.for_killing(),
+        container.execs,
+    )?;
     match container.clone_into(&subgroup) {
         Ok((Cloned::Child, freezer)) => {
             drop(ours);
@@ -237,6 +243,14 @@ impl Container {
         ))
     }
 
+    pub(crate) fn update(&mut self, update: &Update) -> Result<Updated> {
+        let updated = update::update(&self.group, self.init.pid, update)?;
+        if let Some(wanted) = update.oom_score_adj {
+            self.process.oom_score_adj = wanted;
+        }
+        Ok(updated)
+    }
+
     /// Kills every process in the cgroup, and init, which is not in it from the first moment.
     pub(crate) fn kill(&self) -> io::Result<()> {
         process::kill(self.init.pidfd.as_fd())?;
@@ -267,6 +281,8 @@ impl Container {
 impl Execed {
     /// Kills the process and all that it has started, wherever they have gone.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        // The monitor of an external runtime is not in it.
+        process::kill(self.child.pidfd.as_fd())?;
         self.subgroup.cgroup().kill()
     }
 

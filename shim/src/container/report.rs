@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use corten_proto::shim::{Created, Failure};
+use corten_proto::shim::{Created, Failure, Prepared};
 use corten_sys::socket;
 use prost::Message;
 use rustix::{
@@ -30,11 +30,15 @@ pub(super) struct Packet {
     pub(super) failure: Option<Failure>,
     #[prost(message, optional, tag = "2")]
     pub(super) created: Option<Created>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) prepared: Option<Prepared>,
 }
 
 /// What a child has told.
 #[derive(Debug)]
 pub(crate) enum Told {
+    /// The bundle is there but for the runtime's configuration.
+    Prepared(Prepared),
     /// All is done but execve. `init_pid` is the reader's to fill in.
     Created(Created),
     /// The end of the socket: execve has succeeded, or the child has died.
@@ -86,9 +90,16 @@ impl Report {
         let packet = Packet::decode(&*bytes)
             .map_err(io::Error::other)
             .doing("decode", "report")?;
-        match packet.failure {
-            Some(failure) => Err(failure),
-            None => Ok(Told::Created(packet.created.unwrap_or_default())),
+        match packet {
+            Packet {
+                failure: Some(failure),
+                ..
+            } => Err(failure),
+            Packet {
+                prepared: Some(prepared),
+                ..
+            } => Ok(Told::Prepared(prepared)),
+            Packet { created, .. } => Ok(Told::Created(created.unwrap_or_default())),
         }
     }
 
@@ -160,7 +171,7 @@ mod tests {
         };
         let packet = Packet {
             created: Some(created.clone()),
-            failure: None,
+            ..Packet::default()
         };
         write(theirs.as_fd(), &packet, Some(theirs.as_fd())).unwrap();
         assert!(matches!(ours.read().unwrap(), Told::Created(got) if got == created));
@@ -179,7 +190,7 @@ mod tests {
         let (mut ours, theirs) = pair().unwrap();
         let created = Packet {
             created: Some(Created::default()),
-            failure: None,
+            ..Packet::default()
         };
         write(theirs.as_fd(), &created, None).unwrap();
         ours.go_ahead().unwrap();
@@ -201,7 +212,7 @@ mod tests {
             theirs.as_fd(),
             &Packet {
                 failure: Some(told.clone()),
-                created: None,
+                ..Packet::default()
             },
             None,
         )

@@ -11,7 +11,7 @@ use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread
 
 use crate::failure::{Doing, Result};
 
-/// Of the thread that reads it, also when it is born in another PID namespace.
+const SYS_RESOURCE: u64 = 1 << 24;
 /// Capability numbers fit into 64 bits; the kernel says where its own end.
 const MAX_CAPABILITIES: u8 = 64;
 /// By number, without CAP_ (include/uapi/linux/capability.h).
@@ -70,6 +70,43 @@ pub(super) fn set_oom_score_adj(
         }
         result => result.doing("write", format!("{wanted} to {path}")),
     }
+}
+
+/// What [`set_rlimits`] would come to, for another program to set.
+pub(super) fn possible_rlimits(
+    limits: &[Rlimit],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Rlimit>> {
+    let own = caps::get().doing("capget", "own capabilities")?.permitted;
+    if own & SYS_RESOURCE != 0 {
+        return Ok(limits.to_vec());
+    }
+    let possible = |limit: &Rlimit| {
+        let (_, most) = process::rlimit(limit.resource).doing("getrlimit", limit.resource)?;
+        if limit.hard > most {
+            warnings.push(format!(
+                "resource limit {} stays at {most}: the host's own",
+                limit.resource
+            ));
+        }
+        Ok(Rlimit {
+            resource: limit.resource,
+            soft: limit.soft.min(most),
+            hard: limit.hard.min(most),
+        })
+    };
+    limits.iter().map(possible).collect()
+}
+
+/// What [`set_oom_score_adj`] would come to for this process, which keeps its own.
+pub(super) fn possible_oom_score_adj(wanted: i32, warnings: &mut Vec<String>) -> Result<i32> {
+    let path = "/proc/self/oom_score_adj";
+    let read = || fs::read_to_string(path).doing("read", path);
+    let before = read()?;
+    set_oom_score_adj("self", wanted, warnings)?;
+    let possible = read()?;
+    fs::write(path, before.trim()).doing("write", path)?;
+    Ok(possible.trim().parse().unwrap_or_default())
 }
 
 /// The capability sets that a process gets: those that are wanted and that we have.

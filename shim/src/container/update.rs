@@ -4,17 +4,19 @@ use std::{collections::BTreeSet, io};
 
 use corten_proto::shim::{FailureKind, Update, Updated};
 
-use super::{Container, group, security};
+use super::{
+    group::{self, Group},
+    security,
+};
 use crate::failure::{Result, failure};
 
 const OPERATION: &str = "update the container's limits";
 /// Processes that are forked meanwhile have the old value; few are at it at any time.
 const ROUNDS: u32 = 10;
 
-/// Changes the limits that `update` names.
-pub(crate) fn update(container: &mut Container, update: &Update) -> Result<Updated> {
+/// Changes the limits that `update` names, of the cgroup that init is in.
+pub(super) fn update(group: &Group, init: i32, update: &Update) -> Result<Updated> {
     let limits = group::resources(&update.resources.clone().unwrap_or_default());
-    let group = &container.group;
     group
         .cgroup()
         .update(&limits)
@@ -22,8 +24,7 @@ pub(crate) fn update(container: &mut Container, update: &Update) -> Result<Updat
     let mut warnings = group.missing(&limits);
     // Last, since nothing can go wrong with it: what is not allowed is clamped, and who has ended needs none.
     if let Some(wanted) = update.oom_score_adj {
-        set_oom_score_adj(container, wanted, &mut warnings);
-        container.process.oom_score_adj = wanted;
+        set_oom_score_adj(group, init, wanted, &mut warnings);
     }
     Ok(Updated { warnings })
 }
@@ -37,12 +38,12 @@ fn refused(error: &io::Error) -> corten_proto::shim::Failure {
 }
 
 /// Every process has its own.
-fn set_oom_score_adj(container: &Container, wanted: i32, warnings: &mut Vec<String>) {
-    let mut done = BTreeSet::from([container.init.pid]);
+fn set_oom_score_adj(group: &Group, init: i32, wanted: i32, warnings: &mut Vec<String>) {
+    let mut done = BTreeSet::from([init]);
     let mut told = Vec::new();
-    let _ = security::set_oom_score_adj(&container.init.pid.to_string(), wanted, &mut told);
+    let _ = security::set_oom_score_adj(&init.to_string(), wanted, &mut told);
     for _ in 0..ROUNDS {
-        let all = container.group.cgroup().all_procs().unwrap_or_default();
+        let all = group.cgroup().all_procs().unwrap_or_default();
         let new: Vec<_> = all.into_iter().filter(|pid| done.insert(*pid)).collect();
         for pid in &new {
             let _ = security::set_oom_score_adj(&pid.to_string(), wanted, &mut told);

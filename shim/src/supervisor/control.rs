@@ -14,7 +14,7 @@ use corten_sys::process;
 
 use super::{Deadline, Supervisor, Waiting, kill, stage::Stage};
 use crate::{
-    container::{self, Stdio},
+    container::{self, Executor, Stdio},
     exit,
     failure::{Doing, Result, invalid, phase},
     log::Log,
@@ -68,11 +68,12 @@ impl Supervisor {
                 self.give_up();
                 done
             }
+            Call::Configure(configure) => self.configure(to, &configure.config).map(|()| None),
         }
     }
 
     fn hello(&self) -> HelloReply {
-        let init = self.container.as_ref().map(|container| container.init.pid);
+        let init = self.container.as_ref().map(Executor::init_pid);
         let phase = self.stage.phase();
         HelloReply {
             version: VERSION,
@@ -87,7 +88,7 @@ impl Supervisor {
         let missing = |what| move || invalid("create", what, "is missing");
         let template = fds.pop();
         let template = template.ok_or_else(missing("the template mount namespace"))?;
-        let plan = request.plan.ok_or_else(missing("plan"))?;
+        let plan = request.plan.as_ref().ok_or_else(missing("plan"))?;
         self.state_dir = PathBuf::from(&plan.state_dir);
         let log = Log::open(&plan.log.clone().unwrap_or_default())?;
         let (output, stdout, stderr) = Output::open(log, &self.events)?;
@@ -96,18 +97,28 @@ impl Supervisor {
             stdout,
             stderr,
         };
-        let (container, report) = container::spawn(plan, &template, stdio)?;
-        let watched = self.events.add(&container.init.pidfd, Source::Init);
+        let (mut container, report) = container::create(request, &template, stdio)?;
+        let watched = self.events.add(&container.leader().pidfd, Source::Init);
         let watched = watched.and_then(|()| self.events.add(report.as_fd(), Source::Report));
         if let Err(error) = watched {
-            kill(&container);
-            let _ = process::wait(container.init.pidfd.as_fd());
-            let _ = container.remove_cgroup();
+            kill(&mut container);
+            let _ = process::wait(container.leader().pidfd.as_fd());
+            let _ = container.remove();
             return Err(error).doing("watch", "the container's init");
         }
         self.container = Some(container);
         self.output = Some(output);
         self.report = Some(report);
+        self.stage = Stage::Creating(to);
+        Ok(())
+    }
+
+    fn configure(&mut self, to: Waiting, config: &[u8]) -> Result<()> {
+        if let Some(container) = &mut self.container {
+            container.configure(config)?;
+        }
+        let gone = || phase("configure", "the container's monitor has ended");
+        self.report.as_ref().ok_or_else(gone)?.go_ahead()?;
         self.stage = Stage::Creating(to);
         Ok(())
     }
@@ -132,7 +143,8 @@ impl Supervisor {
         }
         match &self.stop {
             None => {
-                process::signal(container.init.pidfd.as_fd(), request.signal)
+                container
+                    .signal(request.signal)
                     .doing("send signal", request.signal)?;
                 self.set_deadline(left)
             }
@@ -153,7 +165,7 @@ impl Supervisor {
 
     /// Kills, and looks again after a while whether that has worked.
     pub(super) fn stop_is_over(&mut self) {
-        if let Some(container) = &self.container {
+        if let Some(container) = &mut self.container {
             self.was_killed = true;
             kill(container);
         }
@@ -167,7 +179,7 @@ impl Supervisor {
 
     fn update(&mut self, request: &Update) -> Result<Answer> {
         match &mut self.container {
-            Some(container) => container::update(container, request).map(Answer::Updated),
+            Some(container) => container.update(request).map(Answer::Updated),
             None => Err(phase("update", self.stage.reason())),
         }
     }
@@ -190,5 +202,6 @@ fn name(call: &Call) -> &'static str {
         Call::ReopenLog(_) => "reopen the log",
         Call::Shutdown(_) => "shut down",
         Call::Update(_) => "update",
+        Call::Configure(_) => "configure",
     }
 }

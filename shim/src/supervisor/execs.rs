@@ -11,7 +11,7 @@ use corten_sys::process::{self, Ended};
 
 use super::{Supervisor, Waiting};
 use crate::{
-    container::{self, Execed, Stdio},
+    container::{Execed, Stdio},
     failure::{Doing, Result, invalid, phase},
     note::note,
     poll::{Poll, Source, timer},
@@ -41,7 +41,7 @@ impl Supervisor {
         let Some(container) = &mut self.container else {
             return Err(phase("exec", self.stage.reason()));
         };
-        let process = container::exec(container, request.args, stdio)?;
+        let process = container.exec(request.args, stdio)?;
         let number = self.next;
         self.next += 1;
         match watch(&process, number, request.timeout_ms, &self.events) {
@@ -118,8 +118,9 @@ impl Supervisor {
 impl Exec {
     fn answer(mut self, ended: Ended) -> Answer {
         match self.process.report.read() {
-            Err(failure) => Answer::Failure(failure),
-            Ok(_) => Answer::Exec(ExecDone {
+            // Killed by us on its way, whatever it says of it.
+            Err(failure) if !self.timed_out => Answer::Failure(failure),
+            _ => Answer::Exec(ExecDone {
                 exit_code: ended.code(),
                 timed_out: self.timed_out,
             }),

@@ -31,6 +31,13 @@ impl Supervisor {
             return;
         };
         match (report.read(), &self.stage) {
+            (Ok(Told::Prepared(prepared)), Stage::Creating(waiting)) => {
+                let waiting = *waiting;
+                self.report = Some(report);
+                self.stage = Stage::Prepared;
+                self.reply(waiting, Answer::Prepared(prepared));
+                return;
+            }
             (Ok(Told::Created(created)), Stage::Creating(waiting)) => {
                 let waiting = *waiting;
                 match self.created(created, report.take_terminal()) {
@@ -75,7 +82,6 @@ impl Supervisor {
         }
         if let Some(container) = &mut self.container {
             container.set_created(&mut created)?;
-            created.init_pid = container.init.pid;
         }
         // The plan is the largest thing that a shim ever holds.
         corten_sys::memory::trim();
@@ -96,16 +102,16 @@ impl Supervisor {
         let Some(container) = &self.container else {
             return;
         };
-        let Ok(Some(ended)) = process::try_wait(container.init.pidfd.as_fd()) else {
+        let Ok(Some(ended)) = process::try_wait(container.leader().pidfd.as_fd()) else {
             return;
         };
         let at_ns = exit::now();
         // What it said last.
         self.read_report();
-        let Some(container) = self.container.take() else {
+        let Some(mut container) = self.container.take() else {
             return;
         };
-        kill(&container);
+        kill(&mut container);
         if let Some(mut output) = self.output.take() {
             output.drain(&self.events);
         }
@@ -144,7 +150,7 @@ impl Supervisor {
             self.reply(waiting, Answer::Failure(failure));
         }
         self.end_execs();
-        if let Err(error) = container.remove_cgroup() {
+        if let Err(error) = container.remove() {
             note(format_args!("the cgroup could not be removed: {error}"));
         }
         if let Some(exited) = exited {

@@ -25,7 +25,7 @@ use rustix::net::sockopt::socket_peercred;
 use self::{deadline::Deadline, execs::Exec, stage::Stage};
 use crate::{
     connection::Connection,
-    container::{Container, Report},
+    container::{Executor, Report},
     log::Stream,
     note::note,
     output::Output,
@@ -52,7 +52,7 @@ pub(crate) struct Supervisor {
     /// Number of the next connection or exec.
     next: u64,
     stage: Stage,
-    container: Option<Container>,
+    container: Option<Executor>,
     output: Option<Output>,
     /// What init has still to tell.
     report: Option<Report>,
@@ -219,7 +219,7 @@ impl Supervisor {
     }
 }
 
-fn kill(container: &Container) {
+fn kill(container: &mut Executor) {
     if let Err(error) = container.kill() {
         note(format_args!("the container could not be killed: {error}"));
     }

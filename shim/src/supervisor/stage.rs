@@ -1,6 +1,10 @@
 //! How far the container is, and which request is legal then.
 //!
 //! ```text
+//!                       Prepared
+//!                      |        ^
+//!              Configure        | bundle made
+//!                      v        |
 //!   Empty --Create--> Creating --made--> Created --Start--> Starting --execve--> Running --end--> Exited
 //!                        |                  |                  |                                    ^
 //!                        | failure          | killed           | failure                            |
@@ -20,6 +24,8 @@ pub(super) enum Stage {
     Empty,
     /// Init sets up the container; who waits for it.
     Creating(Waiting),
+    /// An external runtime waits for its configuration.
+    Prepared,
     /// Init has told why it could not, and is about to end.
     Failed,
     /// Init waits before execve.
@@ -35,7 +41,7 @@ impl Stage {
     /// What the daemon knows of it.
     pub(super) fn phase(&self) -> Phase {
         match self {
-            Self::Empty | Self::Creating(_) | Self::Failed => Phase::Empty,
+            Self::Empty | Self::Creating(_) | Self::Prepared | Self::Failed => Phase::Empty,
             Self::Created | Self::Starting(_) => Phase::Created,
             Self::Refused(_) | Self::Running => Phase::Running,
             Self::Exited => Phase::Exited,
@@ -44,7 +50,10 @@ impl Stage {
 
     /// Whether there was a container, whose end has to be recorded.
     pub(super) fn was_created(&self) -> bool {
-        !matches!(self, Self::Empty | Self::Creating(_) | Self::Failed)
+        !matches!(
+            self,
+            Self::Empty | Self::Creating(_) | Self::Prepared | Self::Failed
+        )
     }
 
     /// Rule: shim.proto, the comments of the requests.
@@ -52,6 +61,7 @@ impl Stage {
         match call {
             Call::Hello(_) => true,
             Call::Create(_) => matches!(self, Self::Empty),
+            Call::Configure(_) => matches!(self, Self::Prepared),
             Call::Start(_) => matches!(self, Self::Created),
             Call::Exec(_) => matches!(self, Self::Running),
             Call::Stop(_) => !matches!(self, Self::Empty | Self::Failed | Self::Exited),
@@ -69,6 +79,7 @@ impl Stage {
         match self {
             Self::Empty => "there is no container",
             Self::Creating(_) => "the container is being created",
+            Self::Prepared => "the container waits for its runtime's configuration",
             Self::Failed => "the container could not be created",
             Self::Created => "the container is created, and not started",
             Self::Starting(_) => "the container is being started",
@@ -81,7 +92,9 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    use corten_proto::shim::{Create, Exec, Hello, ReopenLog, Shutdown, Start, Stop, Update};
+    use corten_proto::shim::{
+        Configure, Create, Exec, Hello, ReopenLog, Shutdown, Start, Stop, Update,
+    };
 
     use super::*;
 
@@ -100,21 +113,23 @@ mod tests {
             Call::ReopenLog(ReopenLog {}),
             Call::Shutdown(Shutdown {}),
             Call::Update(Update::default()),
+            Call::Configure(Configure::default()),
         ];
-        // Hello, Create, Start, Exec, sTop, Reopen, Shutdown, Update.
+        // Hello, Create, Start, Exec, sTop, Reopen, Shutdown, Update, conFigure.
         let golden = [
-            (Stage::Empty, Phase::Empty, "HC....S."),
-            (Stage::Creating(waiting), Phase::Empty, "H...T.S."),
-            (Stage::Failed, Phase::Empty, "H.....S."),
-            (Stage::Created, Phase::Created, "H.S.TRSU"),
-            (Stage::Starting(waiting), Phase::Created, "H...TR.U"),
+            (Stage::Empty, Phase::Empty, "HC....S.."),
+            (Stage::Creating(waiting), Phase::Empty, "H...T.S.."),
+            (Stage::Prepared, Phase::Empty, "H...T.S.F"),
+            (Stage::Failed, Phase::Empty, "H.....S.."),
+            (Stage::Created, Phase::Created, "H.S.TRSU."),
+            (Stage::Starting(waiting), Phase::Created, "H...TR.U."),
             (
                 Stage::Refused(Failure::default()),
                 Phase::Running,
-                "H...TRS.",
+                "H...TRS..",
             ),
-            (Stage::Running, Phase::Running, "H..ETR.U"),
-            (Stage::Exited, Phase::Exited, "H.....S."),
+            (Stage::Running, Phase::Running, "H..ETR.U."),
+            (Stage::Exited, Phase::Exited, "H.....S.."),
         ];
         for (stage, phase, want) in golden {
             let allowed: Vec<_> = calls.iter().map(|call| stage.allows(call)).collect();

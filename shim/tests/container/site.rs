@@ -291,7 +291,7 @@ impl Waiting {
         wait_readable(&self.report);
         match self.report.read()? {
             Told::End => Ok(()),
-            Told::Created(_) => panic!("created twice"),
+            told => panic!("told twice: {told:?}"),
         }
     }
 

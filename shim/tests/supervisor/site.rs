@@ -275,7 +275,10 @@ impl Client {
     #[track_caller]
     pub(crate) fn create(&mut self, plan: Plan) -> Result<Answer, Failure> {
         let template = mount::template().unwrap();
-        let create = Create { plan: Some(plan) };
+        let create = Create {
+            plan: Some(plan),
+            oci: None,
+        };
         let id = self.send(Call::Create(create), &[template.as_fd()]);
         self.answer(id)
     }

@@ -9,6 +9,7 @@ mod arch;
 mod compile;
 mod default_profile;
 mod json;
+mod lower;
 mod profile;
 mod program;
 mod syscall;
@@ -45,6 +46,19 @@ pub(super) struct Filter {
     pub(super) program: Vec<u8>,
     /// SECCOMP_FILTER_FLAG_*.
     pub(super) flags: u32,
+}
+
+/// The default profile for a process with this bounding set, in the OCI's JSON.
+pub(super) fn runtime_default_json(capabilities: u64) -> Result<serde_json::Value, Error> {
+    lower::lower(&default_profile::profile(capabilities))
+}
+
+/// A profile as the daemon reads it, so that an external runtime gets what a filter would be made of.
+pub(super) fn profile_json(json: &[u8]) -> Result<serde_json::Value, Error> {
+    if u64::try_from(json.len()).is_ok_and(|length| length > MAX_PROFILE) {
+        return Err(Error::TooLarge);
+    }
+    lower::lower(&json::parse(json)?)
 }
 
 /// Filters by what they were made from.

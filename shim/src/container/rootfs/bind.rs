@@ -18,7 +18,7 @@ use corten_sys::{
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
-use super::{attach_at, attribute_bits};
+use super::{attach_at, attribute_bits, bundle};
 use crate::failure::{Doing, Result, failure, invalid};
 
 /// A detached mount that is to be attached in the container.
@@ -183,6 +183,11 @@ impl Tree {
             fd,
             is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
         })
+    }
+
+    /// Attaches it in a bundle.
+    pub(super) fn attach_in(&self, place: &Path) -> Result<()> {
+        bundle::attach(self.fd.as_fd(), place, self.is_directory)
     }
 
     pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {

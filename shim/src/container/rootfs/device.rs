@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use corten_proto::shim::{Device, FailureKind};
+use corten_proto::shim::{Device, DeviceNode, FailureKind};
 use corten_sys::{
     cgroup::{DeviceKind, DeviceRule},
     root::Root,
@@ -70,6 +70,27 @@ pub(super) struct Node {
     permissions: String,
     /// Mode and owner hold for a node that is there, too.
     is_told: bool,
+}
+
+impl Node {
+    /// For a runtime that makes it.
+    pub(super) fn describe(&self) -> DeviceNode {
+        DeviceNode {
+            path: self.destination.display().to_string(),
+            r#type: match self.kind {
+                FileType::BlockDevice => "b",
+                FileType::Fifo => "p",
+                _ => "c",
+            }
+            .into(),
+            major: major(self.number),
+            minor: minor(self.number),
+            mode: self.mode.as_raw_mode(),
+            uid: self.owner.0,
+            gid: self.owner.1,
+            permissions: self.permissions.clone(),
+        }
+    }
 }
 
 /// Whether it is 1:3, whatever its name.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use corten_proto::shim::{Failure, FailureKind, ImageVolume, Mount};
-use corten_sys::mount::{self, ATTR_RDONLY, TEMPLATE_ROOT};
+use corten_sys::mount::{self, ATTR_RDONLY};
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
@@ -33,10 +33,10 @@ pub(super) fn open(
 }
 
 /// The part of an image that `sub_path` names. Only what is attached can be copied on every kernel, so the image is put on
-/// `place`, the empty [`TEMPLATE_ROOT`], meanwhile.
+/// `place`, an empty directory at `path`, meanwhile.
 ///
 /// Rule (CRI, `Mount.image_sub_path`): it exists and stays inside. The kernel resolves it, and no symlink leads out.
-pub(super) fn narrow(whole: &Tree, sub_path: &str, place: &OwnedFd) -> Result<Tree> {
+pub(super) fn narrow(whole: &Tree, sub_path: &str, place: &OwnedFd, path: &Path) -> Result<Tree> {
     let narrow = || {
         mount::attach(whole.fd.as_fd(), place.as_fd()).doing("attach", "the image")?;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -56,7 +56,7 @@ pub(super) fn narrow(whole: &Tree, sub_path: &str, place: &OwnedFd) -> Result<Tr
             return Err(invalid("open sub path", sub_path, hint));
         }
         let part = mount::clone_tree_at(found.as_fd(), false).doing("open_tree", sub_path)?;
-        umount2(TEMPLATE_ROOT, MntFlags::MNT_DETACH).doing("unmount", "the image")?;
+        umount2(path, MntFlags::MNT_DETACH).doing("unmount", "the image")?;
         Tree::new(&format!("sub path {sub_path}"), part)
     };
     narrow().map_err(told)

@@ -4,6 +4,7 @@
 //! enters a copy of the template, which costs the same on a host with a thousand mounts, and puts the tree together.
 
 mod bind;
+mod bundle;
 mod cgroup_view;
 mod copy_up;
 mod device;
@@ -19,7 +20,10 @@ use std::{
     path::Path,
 };
 
-use corten_proto::shim::{Mount, MountAttributes, Plan, Rootfs, mount::Kind};
+use corten_proto::{
+    layout,
+    shim::{DeviceNode, Mount, MountAttributes, Plan, Rootfs, mount::Kind},
+};
 use corten_sys::{
     mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY},
     ns,
@@ -113,6 +117,49 @@ impl Sources {
         Ok(())
     }
 
+    /// Attaches the root and what is bound in it below `bundle`, for an external runtime that mounts the rest. To be called in
+    /// a mount namespace that nobody else is in. Returns the root, and which mounts of the plan lie in the bundle.
+    pub(super) fn lay_out(mut self, plan: &Plan, bundle: &Path) -> Result<(Root, Vec<usize>)> {
+        let path = bundle.join(layout::BUNDLE_ROOT);
+        let place = bundle::make(&path, true)?;
+        self.narrow(plan, &place, &path)?;
+        mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
+        let root = Root::from_fd(self.root);
+        let mut places = volume::Places::of(&root)?;
+        let mut bound = Vec::new();
+        for (index, (mount, source)) in plan.mounts.iter().zip(&self.mounts).enumerate() {
+            match (source, &mount.kind) {
+                // Part of the root, as far as the runtime knows.
+                (Source::Tree(tree), Some(Kind::Declared(_))) => {
+                    places.attach(&root, tree, &mount.destination)?;
+                }
+                (Source::Tree(tree), _) => {
+                    tree.attach_in(&layout::bundle_mount(bundle, index))?;
+                    bound.push(index);
+                }
+                _ => {}
+            }
+        }
+        Ok((root, bound))
+    }
+
+    /// Takes the parts of images that are asked for; `place` is an empty directory, at `path`.
+    fn narrow(&mut self, plan: &Plan, place: &OwnedFd, path: &Path) -> Result<()> {
+        for (mount, source) in plan.mounts.iter().zip(&mut self.mounts) {
+            if let (Some(Kind::Image(image)), Source::Tree(tree)) = (&mount.kind, &mut *source)
+                && !image.sub_path.is_empty()
+            {
+                *tree = image::narrow(tree, &image.sub_path, place, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes of the plan's devices.
+    pub(super) fn nodes(&self) -> Vec<DeviceNode> {
+        self.nodes.iter().map(device::Node::describe).collect()
+    }
+
     /// Puts the tree together in a mount namespace of the caller's own.
     pub(super) fn assemble(mut self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
         ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
@@ -121,13 +168,7 @@ impl Sources {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(CWD, mount::TEMPLATE_ROOT, flags, Mode::empty())
             .doing("open", mount::TEMPLATE_ROOT)?;
-        for (mount, source) in plan.mounts.iter().zip(&mut self.mounts) {
-            if let (Some(Kind::Image(image)), Source::Tree(tree)) = (&mount.kind, &mut *source)
-                && !image.sub_path.is_empty()
-            {
-                *tree = image::narrow(tree, &image.sub_path, &place)?;
-            }
-        }
+        self.narrow(plan, &place, Path::new(mount::TEMPLATE_ROOT))?;
         mount::attach(self.root.as_fd(), place.as_fd()).doing("attach", "the root")?;
         let root = Root::from_fd(self.root);
         let mut places = volume::Places::of(&root)?;

@@ -1,0 +1,55 @@
+//! Nodes whose configuration has handlers with external runtimes.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use corten_proto::cri;
+
+use crate::{image, node::Node, pod};
+
+/// The table of a handler that runs `runtime`.
+pub fn table(name: &str, runtime: &str) -> String {
+    format!("[handlers.{name}]\nruntime = \"{runtime}\"\n")
+}
+
+/// That of "runc", which runs what `hack/setup test` has built.
+pub fn runc_table() -> Result<String> {
+    let cache = match env::var_os("CORTEN_CACHE") {
+        Some(cache) => PathBuf::from(cache),
+        None => Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cache/corten"),
+    };
+    let path = cache.join("bin/runc").display().to_string();
+    ensure!(
+        Path::new(&path).exists(),
+        "{path} is not there: run hack/setup test"
+    );
+    Ok(table("runc", &path))
+}
+
+/// A node whose configuration has `handlers`, with the busybox image.
+pub async fn node(handlers: &str) -> Result<Node> {
+    let mut node = Node::without_daemon(&["--dev-network"]).await?;
+    let path = node.dir().join("config.toml");
+    fs::write(&path, handlers)?;
+    node.add_options(["--config".to_owned(), path.display().to_string()]);
+    node.start_daemon().await?;
+    image::load_busybox(&node).await?;
+    Ok(node)
+}
+
+/// Runs a pod on the handler `name`.
+pub async fn run_pod(
+    runtime: &mut pod::Runtime,
+    config: &cri::PodSandboxConfig,
+    name: &str,
+) -> Result<String, tonic::Status> {
+    let request = cri::RunPodSandboxRequest {
+        config: Some(config.clone()),
+        runtime_handler: name.into(),
+    };
+    let reply = runtime.run_pod_sandbox(request).await?;
+    Ok(reply.into_inner().pod_sandbox_id)
+}
