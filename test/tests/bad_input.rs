@@ -1,7 +1,7 @@
 //! Bad input: told by field or file, with the code that a kubelet acts on, and nothing is left behind.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs;
+use std::{fs, path::Path};
 
 use corten_proto::cri;
 use corten_test::{image, leftovers::Leftovers, node::Node, pod};
@@ -391,7 +391,10 @@ async fn a_bad_config_is_refused_with_its_line() {
     let path = file.display().to_string();
     for (text, words) in [
         ("root = \"/a\"\nrooot = \"/b\"\n", &["line 2", "rooot"][..]),
-        ("cgroup_driver = \"systemd\"\n", &["not built yet"]),
+        (
+            "cgroup_driver = \"openrc\"\n",
+            &["line 1", "openrc", "systemd"],
+        ),
         (
             "[image]\nmax_concurrent_downloads = 0\n",
             &["max_concurrent_downloads"],
@@ -410,16 +413,9 @@ async fn a_bad_config_is_refused_with_its_line() {
             }
         }
     }
-    let refused = node
-        .corten(&["serve", "--cgroup-driver", "systemd"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        refused.contains("not built yet") && refused.contains("64"),
-        "{refused}"
-    );
     for flags in [
         &["--absent", "x"][..],
+        &["--cgroup-driver", "openrc"],
         &["--log-format", "xml"],
         &["--root", "relative"],
     ] {
@@ -433,4 +429,22 @@ async fn a_bad_config_is_refused_with_its_line() {
     }
     fs::write(&file, node.corten(&["config", "default"]).unwrap()).unwrap();
     node.corten(&["config", "check", &path]).unwrap();
+}
+
+/// In a machine with both, `--test vm_systemd` uses it.
+#[expect(clippy::print_stderr, reason = "a test that does not run says so")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_systemd_driver_is_refused_without_cgroup_v2_alone_and_systemd() {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return eprintln!("not run here: it needs a host with cgroup v1");
+    }
+    let node = Node::without_daemon(&[]).await.unwrap();
+    let mut serve = node.serve_arguments();
+    serve.extend(["--cgroup-driver", "systemd"].map(String::from));
+    let serve: Vec<_> = serve.iter().map(String::as_str).collect();
+    let refused = node.corten(&serve).unwrap_err().to_string();
+    assert!(
+        refused.contains("v2 alone") && refused.contains("cgroupfs"),
+        "{refused}"
+    );
 }

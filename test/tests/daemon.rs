@@ -146,16 +146,9 @@ async fn what_is_not_built_yet_says_so() {
     refuse_all! { runtime:
         stream_pod_sandboxes(StreamPodSandboxesRequest);
         stream_containers(StreamContainersRequest);
-        update_container_resources(UpdateContainerResourcesRequest);
         exec(ExecRequest);
         attach(AttachRequest);
         port_forward(PortForwardRequest);
-        container_stats(ContainerStatsRequest);
-        list_container_stats(ListContainerStatsRequest);
-        stream_container_stats(StreamContainerStatsRequest);
-        pod_sandbox_stats(PodSandboxStatsRequest);
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest);
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest);
         checkpoint_container(CheckpointContainerRequest);
         checkpoint_pod(CheckpointPodRequest);
         restore_pod(RestorePodRequest);
@@ -163,7 +156,6 @@ async fn what_is_not_built_yet_says_so() {
         list_metric_descriptors(ListMetricDescriptorsRequest);
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest);
         stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest);
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest);
     }
     // The connection serves on.
     runtime

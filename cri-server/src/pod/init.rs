@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Starts the init and pins its namespace on `pin`. /// With a user namespace, pinned on `user`, it belongs to that.
+/// Starts the init and pins its namespace on `pin`. With a user namespace, pinned on `user`, it belongs to that.
 pub(crate) async fn start(cx: &Context, pin: &Path, user: Option<&Path>) -> Result<i32> {
     let started = cx.launcher.start_pod_init(pin, user).await;
     started.map_err(|source| Error::Shim {
