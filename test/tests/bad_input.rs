@@ -432,7 +432,6 @@ async fn a_bad_config_is_refused_with_its_line() {
 }
 
 /// In a machine with both, `--test vm_systemd` uses it.
-#[expect(clippy::print_stderr, reason = "a test that does not run says so")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_systemd_driver_is_refused_without_cgroup_v2_alone_and_systemd() {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
