@@ -6,7 +6,6 @@ pub mod file_registry;
 pub mod handler;
 pub mod image;
 pub mod leftovers;
-pub mod machine;
 pub mod node;
 pub mod pod;
 pub mod registry;

@@ -1,12 +1,19 @@
-//! Tests in a virtual machine that may be started again: the test program starts it and in it itself, for the same test.
-//! For a program's tests in one machine there is [`crate::machine`].
+//! Tests that need another machine: the test program starts one by `hack/vm`, and runs in it once more. `hack/vm-test` does
+//! the same with a program that does not do it by itself.
 //!
 //! ```text
-//!   cargo test -> vm::run(TEST, boots) -> hack/vm --system ... test program --exact TEST
-//!                                           `-> vm::boot() is Some(n): what is to be tested
+//!   here:   run(options)           --hack/vm--> the same program, all of it; what checks is_here() is passed over here
+//!           run_boots(test, n, ..) --hack/vm--> one test of it, n times on the same disk
+//!   there:  run() is passed over, is_here() is true, boot() tells which time it is
 //! ```
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command};
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use corten_proto::cri::VersionRequest;
@@ -17,12 +24,15 @@ use crate::{image, node, pod::Runtime, wait::until};
 const BOOT: &str = "CORTEN_VM_BOOT";
 /// A line that cuts the machine's power.
 const CUT: &str = "the power is cut";
-/// Where the packaged unit's daemon serves.
+/// Seconds for one boot; most are for a host that does much else.
+const LIMIT: &str = "900";
+/// What tests in the machine need besides Debian's own programs.
+const BUSYBOX: &str = "/bin/busybox";
+/// Where the packaged unit's daemon serves, and its configuration.
 const SOCKET: &str = "/run/corten/corten.sock";
-/// The packaged unit's daemon has a network, and no other configuration.
-const CONFIG: &str = "[cni]\ndev_network = true\n";
-/// Seconds for one boot.
-const LIMIT: &str = "300";
+const CONFIG: &str = "/etc/corten/config.toml";
+/// With a network, the configuration is otherwise empty.
+pub const NETWORK: &str = "[cni]\ndev_network = true\n";
 
 /// The number of the machine's boot, from 1 on; `None` outside of it.
 #[must_use]
@@ -30,53 +40,83 @@ pub fn boot() -> Option<u32> {
     env::var(BOOT).ok()?.parse().ok()
 }
 
-/// Runs the test of this name in a machine that is started so many times, with these options of `hack/vm`, and shows what
-/// it prints.
+/// Whether this is the machine; a test that needs it says so otherwise.
+#[expect(clippy::print_stderr, reason = "a test that does not run says so")]
+pub fn is_here() -> bool {
+    let here = boot().is_some();
+    if !here {
+        eprintln!("not run here: it runs in the virtual machine");
+    }
+    here
+}
+
+/// `hack/vm`, to be given options and a command.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the calling test program, one test after the other, in a Debian machine with systemd that `hack/vm` makes with these
+/// options. Does nothing there.
+///
+/// # Errors
+/// A machine that does not start, and a test that fails there, with what was printed.
+pub fn run(options: &[&str]) -> Result<()> {
+    if boot().is_some() {
+        return Ok(());
+    }
+    run_boot(1, options.iter().map(OsStr::new), &["--test-threads=1"])
+}
+
+/// Runs the test of this name in a machine with systemd that is started so many times, each time with what was on its disk
+/// when the last ended by itself or by [`cut_power`].
 ///
 /// # Errors
 /// The output of the boot in which the test did not succeed.
-pub fn run(test: &str, boots: u32, options: &[&str]) -> Result<()> {
+pub fn run_boots(test: &str, boots: u32) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let config = dir.path().join("config");
-    fs::create_dir(&config)?;
-    fs::write(config.join("config.toml"), CONFIG)?;
-    let images = dir.path().join("images");
-    fs::create_dir(&images)?;
-    fs::rename(
-        image::busybox_archive(dir.path())?,
-        images.join("busybox.tar"),
-    )?;
+    let disk = dir.path().join("root");
     for boot in 1..=boots {
-        let mut machine = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm"));
-        machine.args(["--system", "--limit", LIMIT, "--cut", CUT]);
-        machine.args(options);
-        if boots > 1 {
-            machine.arg("--keep").arg(dir.path().join("root"));
-        }
-        let program = env::current_exe()?;
-        machine.arg("--with").arg(&program);
-        machine.arg("--share").arg(shared(&config, "/etc/corten"));
-        machine.arg("--share").arg(shared(&images, "/share"));
-        machine.args(["--", "env", &format!("{BOOT}={boot}"), "TEST_PATIENCE=5"]);
-        machine.arg(&program).args(["--exact", test, "--nocapture"]);
-        let output = machine.output().context("run hack/vm")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let error = String::from_utf8_lossy(&output.stderr);
-        let ran = text.contains("1 passed") || text.contains(CUT);
-        ensure!(
-            output.status.success() && ran,
-            "boot {boot}: {}\n{text}{error}",
-            output.status
-        );
+        let options = [OsStr::new("--cut"), OsStr::new(CUT), OsStr::new("--keep")];
+        let options = options.into_iter().chain([disk.as_os_str()]);
+        run_boot(boot, options, &["--exact", test, "--nocapture"])?;
     }
     Ok(())
 }
 
-fn shared(dir: &Path, place: &str) -> OsString {
-    let mut argument = dir.to_owned().into_os_string();
-    argument.push(":");
-    argument.push(place);
-    argument
+fn run_boot<'a>(
+    boot: u32,
+    options: impl Iterator<Item = &'a OsStr>,
+    arguments: &[&str],
+) -> Result<()> {
+    let program = env::current_exe().context("find the test program")?;
+    let output = command()
+        .args(["--system", "--limit", LIMIT])
+        .args(options)
+        .args(["--with", BUSYBOX, "--with"])
+        .arg(&program)
+        .args(["--", "env", "CORTEN_BIN_DIR=/usr/local/bin"])
+        // Under emulation everything takes about ten times as long.
+        .args(["TEST_PATIENCE=10", &format!("{BOOT}={boot}")])
+        .arg(&program)
+        .args(arguments)
+        .output()
+        .context("run hack/vm")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "boot {boot}: {}\n{text}{error}",
+        output.status
+    );
+    let ran = text.contains("test result: ok.") && !text.contains(" 0 passed");
+    ensure!(
+        ran || text.contains(CUT),
+        "boot {boot}: no test ran\n{text}{error}"
+    );
+    Ok(())
 }
 
 /// Cuts the machine's power, from within. Nothing that is not on the disk stays.
@@ -88,13 +128,21 @@ pub fn cut_power() -> ! {
     }
 }
 
-/// Starts the packaged unit's daemon, in the machine.
-pub async fn start_corten() -> Result<Runtime> {
+/// Starts the packaged unit's daemon with this configuration, in the machine.
+///
+/// # Errors
+/// systemd's.
+pub async fn start_corten(config: &str) -> Result<Runtime> {
+    fs::create_dir_all(Path::new(CONFIG).parent().context("no parent")?)?;
+    fs::write(CONFIG, config)?;
     shell("systemctl start corten")?;
     runtime().await
 }
 
 /// The daemon, as soon as it answers.
+///
+/// # Errors
+/// The last answer.
 pub async fn runtime() -> Result<Runtime> {
     until(|| async {
         let mut runtime = node::runtime_at(SOCKET.into()).await?;
@@ -104,14 +152,21 @@ pub async fn runtime() -> Result<Runtime> {
     .await
 }
 
-/// Starts the daemon with the busybox image.
-pub async fn start_with_image() -> Result<Runtime> {
-    let runtime = start_corten().await?;
-    shell("corten image load /share/busybox.tar")?;
-    Ok(runtime)
+/// Adds the busybox image to the packaged unit's daemon.
+///
+/// # Errors
+/// Those of `corten image load`.
+pub fn load_busybox() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = image::busybox_archive(dir.path())?;
+    shell(&format!("corten image load {}", archive.display()))?;
+    Ok(())
 }
 
 /// The standard output of a shell script, in the machine.
+///
+/// # Errors
+/// What it wrote to standard error.
 pub fn shell(script: &str) -> Result<String> {
     let output = Command::new("sh").args(["-ec", script]).output()?;
     let error = String::from_utf8_lossy(&output.stderr);

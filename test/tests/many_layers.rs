@@ -1,9 +1,9 @@
 //! A container of hundreds of layers, by the kernel's new way to mount them and by the old one.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
-use corten_test::{image, node::Node, pod};
+use corten_test::{image, node::Node, pod, vm};
 
 /// overlayfs takes 500, of which one is Corten's own.
 const LAYERS: usize = 450;
@@ -62,8 +62,7 @@ async fn so_does_one_on_an_older_kernel() {
     ] {
         fs::write(share.join(name), text).unwrap();
     }
-    let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm");
-    let mut command = Command::new(vm);
+    let mut command = vm::command();
     command
         .arg("--share")
         .arg(&share)

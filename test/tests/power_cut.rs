@@ -18,6 +18,7 @@ use corten_test::{
     file_registry::FileRegistry,
     node::Node,
     tree::{self, Manifest},
+    vm,
     write_log::WriteLog,
 };
 use nix::sys::signal::Signal;
@@ -200,8 +201,7 @@ impl Recording {
         make_disk(&self.path("empty"));
         fs::copy(self.path("empty"), &disk).unwrap();
         File::create(&writes).unwrap();
-        let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm");
-        run(Command::new(vm)
+        run(vm::command()
             .args(["--with", DD])
             .arg("--disk")
             .arg(&disk)

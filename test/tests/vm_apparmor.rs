@@ -6,7 +6,7 @@
 use std::{fs, path::Path, process::Command};
 
 use corten_proto::cri::{self, security_profile::ProfileType};
-use corten_test::{image, machine, node::Node, pod};
+use corten_test::{image, node::Node, pod, vm};
 use tonic::Code;
 
 /// Since Linux 5.8.
@@ -22,7 +22,7 @@ const DENY_WRITE: &str = "profile corten-test-deny-write flags=(attach_disconnec
 
 #[test]
 fn apparmor_holds_in_a_machine_that_has_it() {
-    machine::run(&["--lsm", "apparmor"]).unwrap();
+    vm::run(&["--lsm", "apparmor"]).unwrap();
 }
 
 fn typed(kind: ProfileType, reference: &str) -> Option<cri::SecurityProfile> {
@@ -131,7 +131,7 @@ const DEFAULT: &str = "corten-default (enforce)";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_profile_is_loaded_and_holds() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut site = Site::new().await;
@@ -173,7 +173,7 @@ async fn the_default_profile_is_loaded_and_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unconfined_and_privileged_containers_have_none() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut site = Site::new().await;
@@ -194,7 +194,7 @@ async fn unconfined_and_privileged_containers_have_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loaded_profile_holds_by_either_field_and_the_typed_one_wins() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     load_deny_write();
@@ -220,7 +220,7 @@ async fn a_loaded_profile_holds_by_either_field_and_the_typed_one_wins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_that_is_not_loaded_fails_the_creation_by_name_and_field() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut site = Site::new().await;
@@ -266,7 +266,7 @@ impl Drop for Away {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_parser_a_loaded_default_is_used_and_a_missing_one_is_told() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut site = Site::new().await;

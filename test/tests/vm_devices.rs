@@ -9,17 +9,22 @@ use corten_test::{
     wait::until,
 };
 
-const TEST: &str = "an_allowed_device_stays_allowed_and_no_other_is";
 /// Opens its device until it cannot, and counts.
 const USER: &str = "while true < /dev/fuse; do echo >> /count; sleep 0.2; done; exit 1";
 
+#[test]
+fn devices_hold_in_a_machine_with_systemd() {
+    vm::run(&[]).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_allowed_device_stays_allowed_and_no_other_is() {
-    if vm::boot().is_none() {
-        return vm::run(TEST, 1, &[]).unwrap();
+    if !vm::is_here() {
+        return;
     }
     vm::shell("modprobe fuse").unwrap();
-    let mut runtime = vm::start_with_image().await.unwrap();
+    let mut runtime = vm::start_corten("").await.unwrap();
+    vm::load_busybox().unwrap();
     let pod = pod::run_pod(&mut runtime, &pod::host_network_pod("devices"))
         .await
         .unwrap();

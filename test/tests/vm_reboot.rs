@@ -23,13 +23,14 @@ const LEFT: &str = "
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_have_ended_and_images_are_whole() {
     match vm::boot() {
-        None => vm::run(TEST, 3, &[]).unwrap(),
+        None => vm::run_boots(TEST, 3).unwrap(),
         Some(1) => {
-            let mut runtime = vm::start_with_image().await.unwrap();
+            let mut runtime = vm::start_corten(vm::NETWORK).await.unwrap();
+            vm::load_busybox().unwrap();
             run_pods(&mut runtime).await;
         }
         Some(2) => {
-            let mut runtime = vm::start_corten().await.unwrap();
+            let mut runtime = vm::start_corten(vm::NETWORK).await.unwrap();
             check(&mut runtime).await;
             run_pods(&mut runtime).await;
             // Records are not synced (ARCHITECTURE.md): what a cut leaves of them is any part.
@@ -37,7 +38,7 @@ async fn pods_have_ended_and_images_are_whole() {
             vm::cut_power();
         }
         Some(_) => {
-            let mut runtime = vm::start_corten().await.unwrap();
+            let mut runtime = vm::start_corten(vm::NETWORK).await.unwrap();
             check(&mut runtime).await;
         }
     }

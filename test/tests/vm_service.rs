@@ -6,14 +6,18 @@ use corten_test::{
     vm,
 };
 
-const TEST: &str = "containers_survive_a_restart_of_the_unit";
+#[test]
+fn the_unit_works_in_a_machine_with_a_new_kernel() {
+    vm::run(&["--kernel", "backports"]).unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_survive_a_restart_of_the_unit() {
-    if vm::boot().is_none() {
-        return vm::run(TEST, 1, &["--kernel", "backports"]).unwrap();
+    if !vm::is_here() {
+        return;
     }
-    let mut runtime = vm::start_with_image().await.unwrap();
+    let mut runtime = vm::start_corten(vm::NETWORK).await.unwrap();
+    vm::load_busybox().unwrap();
     let pod = pod::run_pod(&mut runtime, &pod::pod("service"))
         .await
         .unwrap();

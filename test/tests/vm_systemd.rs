@@ -3,41 +3,33 @@
 //! It needs systemd as process 1 and cgroup v2 alone: the tests run in a virtual machine, on the packaged service.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
-use std::{collections::BTreeSet, fs, os::unix::net::UnixListener, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, os::unix::net::UnixListener, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use corten_proto::cri;
-use corten_test::{image, machine, node, pod, wait::until};
+use corten_test::{pod, vm, wait::until};
 use tonic::Code;
 
-const SOCKET: &str = "/run/corten/corten.sock";
+const CONFIG: &str = "cgroup_driver = \"systemd\"\n";
 const PRIVATE: &str = "/run/systemd/private";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 #[test]
 fn the_driver_works_in_a_machine_with_systemd() {
-    machine::run(&[]).unwrap();
+    vm::run(&[]).unwrap();
 }
 
 /// The host's own daemon.
 struct Service {
     runtime: pod::Runtime,
-    _dir: tempfile::TempDir,
 }
 
 impl Service {
     /// A fresh start, with the busybox image.
     async fn start() -> Self {
-        fs::create_dir_all("/etc/corten").unwrap();
-        fs::write("/etc/corten/config.toml", "cgroup_driver = \"systemd\"\n").unwrap();
-        systemctl(&["start", "corten"]).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let archive = image::busybox_archive(dir.path()).unwrap();
-        run(Command::new("corten").args(["image", "load"]).arg(archive)).unwrap();
-        Self {
-            runtime: connect().await,
-            _dir: dir,
-        }
+        let runtime = vm::start_corten(CONFIG).await.unwrap();
+        vm::load_busybox().unwrap();
+        Self { runtime }
     }
 
     async fn pod(&mut self, name: &str, parent: &str) -> Result<String> {
@@ -66,32 +58,17 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = run(Command::new("journalctl").args(["-u", "corten", "-n", "60"]));
+            let log = vm::shell("journalctl -u corten -n 60");
             eprintln!("{}", log.unwrap_or_default());
         }
         // What a failed test leaves must not fail the next one.
-        let _ = systemctl(&["stop", "corten"]);
+        let _ = vm::shell("systemctl stop corten");
     }
-}
-
-async fn connect() -> pod::Runtime {
-    until(|| node::runtime_at(SOCKET.into())).await.unwrap()
-}
-
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().context("run")?;
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{command:?}: {error}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn systemctl(arguments: &[&str]) -> Result<String> {
-    run(Command::new("systemctl").args(arguments))
 }
 
 /// The units that systemd has loaded, without what comes and goes by itself.
 fn units() -> BTreeSet<String> {
-    let list = systemctl(&["list-units", "--all", "--plain", "--no-legend"]).unwrap();
+    let list = vm::shell("systemctl list-units --all --plain --no-legend").unwrap();
     let names = list
         .lines()
         .filter_map(|line| line.split_whitespace().next());
@@ -118,7 +95,7 @@ fn procs(cgroup: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_has_one_scope_and_nothing_in_it_has_a_unit() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -157,12 +134,8 @@ async fn a_pod_has_one_scope_and_nothing_in_it_has_a_unit() {
     assert_eq!(procs(&scope_cgroup), [""; 0]);
     let limit = fs::read_to_string(format!("{CGROUPS}{scope_cgroup}/{a}/memory.max")).unwrap();
     assert_eq!(limit.trim(), (64 << 20).to_string());
-    let properties = systemctl(&[
-        "show",
-        &scope(&id),
-        "--property=Delegate,DevicePolicy,TasksMax,Description",
-    ]);
-    let properties = properties.unwrap();
+    let names = "--property=Delegate,DevicePolicy,TasksMax,Description";
+    let properties = vm::shell(&format!("systemctl show {} {names}", scope(&id))).unwrap();
     for line in [
         "Delegate=yes",
         "DevicePolicy=auto",
@@ -180,7 +153,7 @@ async fn a_pod_has_one_scope_and_nothing_in_it_has_a_unit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_is_a_slice_or_a_place_of_ours() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -205,7 +178,7 @@ async fn a_parent_is_a_slice_or_a_place_of_ours() {
     service.remove(&id).await;
     drop(service);
     assert!(!units().contains(&slice), "{:?}", units());
-    let log = run(Command::new("journalctl").args(["-u", "corten"])).unwrap();
+    let log = vm::shell("journalctl -u corten").unwrap();
     assert!(!log.contains("the slice stays"), "{log}");
 }
 
@@ -213,15 +186,16 @@ async fn a_parent_is_a_slice_or_a_place_of_ours() {
 async fn init_pid(runtime: &mut pod::Runtime, container: &str) -> String {
     let done = pod::output(runtime, container, "true").await;
     done.unwrap();
-    let found =
-        run(Command::new("find").args([CGROUPS, "-path", &format!("*/{container}/cgroup.procs")]));
-    let file = found.unwrap();
+    let file = vm::shell(&format!(
+        "find {CGROUPS} -path '*/{container}/cgroup.procs'"
+    ))
+    .unwrap();
     fs::read_to_string(file.trim()).unwrap().trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_scope_is_gone_gets_a_new_one() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -249,7 +223,7 @@ async fn a_pod_whose_scope_is_gone_gets_a_new_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_pid_namespace_is_in_the_scope_too() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -271,7 +245,7 @@ async fn a_shared_pid_namespace_is_in_the_scope_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_leaves_no_scope_without_a_pod() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -286,11 +260,10 @@ async fn a_killed_daemon_leaves_no_scope_without_a_pod() {
             tokio::spawn(async move { pod::create(&mut runtime, &pod, &config).await.is_ok() });
         // At another step each time.
         tokio::time::sleep(std::time::Duration::from_millis(40 * u64::from(round))).await;
-        systemctl(&["kill", "--kill-whom=main", "--signal=KILL", "corten"]).unwrap();
+        vm::shell("systemctl kill --kill-whom=main --signal=KILL corten").unwrap();
         let _ = creation.await;
-        systemctl(&["reset-failed", "corten"]).unwrap();
-        systemctl(&["start", "corten"]).unwrap();
-        service.runtime = connect().await;
+        vm::shell("systemctl reset-failed corten; systemctl start corten").unwrap();
+        service.runtime = vm::runtime().await.unwrap();
     }
     let pods = service
         .runtime
@@ -314,7 +287,7 @@ async fn a_killed_daemon_leaves_no_scope_without_a_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_of_systemd_takes_no_device_away() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -349,7 +322,7 @@ async fn a_reload_of_systemd_takes_no_device_away() {
         .await
         .unwrap();
     for _ in 0..10 {
-        systemctl(&["daemon-reload"]).unwrap();
+        vm::shell("systemctl daemon-reload").unwrap();
     }
     pod::output(&mut service.runtime, &container, "touch /tmp/stop")
         .await
@@ -382,7 +355,7 @@ impl Drop for Hidden {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_that_does_not_answer_is_told_and_holds_up_nobody_else() {
-    if !machine::is_here() {
+    if !vm::is_here() {
         return;
     }
     let mut service = Service::start().await;
@@ -391,7 +364,7 @@ async fn systemd_that_does_not_answer_is_told_and_holds_up_nobody_else() {
     let waits = service.pod("waits", "/vmtest.slice").await.unwrap();
 
     // The bus that everybody else uses is not ours.
-    systemctl(&["stop", "dbus.socket", "dbus.service"]).unwrap();
+    vm::shell("systemctl stop dbus.socket dbus.service").unwrap();
     service.container(&there, "b").await.unwrap();
 
     {

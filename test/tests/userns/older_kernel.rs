@@ -3,11 +3,10 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
     process::Command,
 };
 
-use corten_test::image;
+use corten_test::{image, vm};
 
 const NAME: &str = "test.example/layers:1";
 const USERS: &str = r#"{"mode": 0, "uids": [{"host_id": 200000, "container_id": 0, "length": 65536}],
@@ -84,8 +83,7 @@ fn an_older_kernel_has_them_too() {
         .status()
         .unwrap();
     assert!(made.success());
-    let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm");
-    let mut command = Command::new(vm);
+    let mut command = vm::command();
     command.args(["--memory", "2048"]);
     command.arg("--share").arg(&share).arg("--disk").arg(&disk);
     let output = command.args(["--", "sh", "/share/run"]).output().unwrap();
