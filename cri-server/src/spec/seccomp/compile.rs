@@ -15,6 +15,10 @@ use super::{
     syscall,
 };
 
+/// 32-bit ARM has some calls of its own far above all others: `arch/arm/include/uapi/asm/unistd.h`,
+/// __ARM_NR_BASE.
+const ARM_PRIVATE: u32 = 0x000f_0000;
+
 /// What a profile says of one number.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Verdict {
@@ -74,12 +78,20 @@ fn ranges(profile: &Profile, audit: u32) -> Vec<Range> {
 
 /// The ranges of one architecture, from its base on.
 fn append(ranges: &mut Vec<Range>, profile: &Profile, arch: &Arch) {
+    // The profile's author cannot have judged what is newer than all that it names. Programs try a
+    // new call, and fall back to an older one on ENOSYS.
+    let newer = if profile.default.lets_through() {
+        profile.default
+    } else {
+        Action::ENOSYS
+    };
     let mut next = arch.base;
     for (number, verdict) in verdicts(profile, arch) {
         if number > next {
+            let is_end = next < ARM_PRIVATE && number >= ARM_PRIVATE;
             ranges.push(Range {
                 start: next,
-                verdict: Verdict::of(profile.default),
+                verdict: Verdict::of(if is_end { newer } else { profile.default }),
             });
         }
         next = number + 1;
@@ -88,13 +100,6 @@ fn append(ranges: &mut Vec<Range>, profile: &Profile, arch: &Arch) {
             verdict: verdict.settled(profile.default),
         });
     }
-    // The profile's author cannot have judged what is newer than all that it names. Programs try a
-    // new call, and fall back to an older one on ENOSYS.
-    let newer = if profile.default.lets_through() {
-        profile.default
-    } else {
-        Action::ENOSYS
-    };
     ranges.push(Range {
         start: next,
         verdict: Verdict::of(newer),

@@ -1,8 +1,8 @@
 //! The profile RuntimeDefault: what an ordinary program needs, less what has opened hosts to
 //! containers.
 //!
-//! In effect the profile that Docker and containerd ship (August 2026). What is not named answers
-//! EPERM; what is newer than all names, ENOSYS.
+//! In effect the profile that the pinned containerd makes for the same capabilities, which `facts`
+//! holds it against call by call. What is not named answers EPERM; what is newer than all names, ENOSYS.
 
 use super::{
     super::capabilities::mask,
@@ -70,6 +70,8 @@ const ALLOWED: &[&str] = &[
     "setxattr setxattrat splice stat stat64 statfs statfs64 statmount statx symlink symlinkat",
     "sync sync_file_range syncfs tee truncate truncate64 unlink unlinkat utime utimensat",
     "utimensat_time64 utimes vmsplice write writev",
+    // What 32-bit ARM has of its own; programs for it do not start without `set_tls`.
+    "arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2",
 ];
 
 /// For those whose bounding set has the capability, without which the calls would fail anyway.

@@ -134,6 +134,8 @@ impl Cache {
 }
 
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod simulate;
 
 #[cfg(test)]
