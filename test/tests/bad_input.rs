@@ -358,6 +358,10 @@ async fn a_bad_seccomp_profile_is_refused_by_file() {
             "SCMP_ACT_WHATEVER",
         ),
         (r#"{"syscalls": []}"#, "defaultAction"),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/listener.sock"}"#,
+            "listenerPath",
+        ),
     ] {
         fs::write(&file, profile).unwrap();
         let mut config = pod::container("bad", "true");

@@ -163,7 +163,8 @@ async fn seccomp_profiles_are_in_force() {
 
     let profile = site.node.dir().join("profile.json");
     let json = r#"{"defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+            {"names": ["symlink", "symlinkat"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}}]}"#;
     fs::write(&profile, json).unwrap();
     let mut config = pod::container("localhost", "sleep 1000");
     context(&mut config).seccomp = Some(cri::SecurityProfile {
@@ -173,6 +174,7 @@ async fn seccomp_profiles_are_in_force() {
     let id = site.on_runc(&config).await;
     let refused = site.fails(&id, "mkdir /made").await;
     assert!(refused.contains("No space"), "{refused}");
+    site.output(&id, "ln -s target /linked").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,7 @@ pub(super) fn seccomp_filter(
             let json = input.container.seccomp_profile.ok_or_else(|| {
                 Invalid::new(&field, format!("the profile {path} has not been read"))
             })?;
-            (filters.profile(json), path)
+            (filters.profile(json, capabilities), path)
         }
     };
     filter
@@ -88,7 +88,8 @@ pub(super) fn seccomp_object(
         Profile::Unconfined => return Ok(None),
         Profile::RuntimeDefault => seccomp::runtime_default_json(capabilities),
         Profile::Localhost(_) => {
-            seccomp::profile_json(container.seccomp_profile.unwrap_or_default())
+            let json = container.seccomp_profile.unwrap_or_default();
+            seccomp::profile_json(json, capabilities)
         }
     };
     object

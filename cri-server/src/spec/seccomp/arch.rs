@@ -6,6 +6,8 @@ use libseccomp::ScmpArch;
 pub(super) struct Arch {
     /// In OCI profiles.
     pub(super) name: &'static str,
+    /// In `includes` and `excludes` of Docker's form.
+    pub(super) in_rules: &'static str,
     pub(super) libseccomp: ScmpArch,
     /// AUDIT_ARCH_*, `include/uapi/linux/audit.h`.
     pub(super) audit: u32,
@@ -17,22 +19,41 @@ pub(super) struct Arch {
 /// `__X32_SYSCALL_BIT`, `arch/x86/include/uapi/asm/unistd.h`.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
-pub(super) static X86_64: Arch = Arch::new("SCMP_ARCH_X86_64", ScmpArch::X8664, 0xc000_003e, 0);
-pub(super) static X86: Arch = Arch::new("SCMP_ARCH_X86", ScmpArch::X86, 0x4000_0003, 0);
-pub(super) static X32: Arch = Arch::new("SCMP_ARCH_X32", ScmpArch::X32, 0xc000_003e, X32_BIT);
-pub(super) static AARCH64: Arch = Arch::new("SCMP_ARCH_AARCH64", ScmpArch::Aarch64, 0xc000_00b7, 0);
-pub(super) static ARM: Arch = Arch::new("SCMP_ARCH_ARM", ScmpArch::Arm, 0x4000_0028, 0);
-
-impl Arch {
-    const fn new(name: &'static str, libseccomp: ScmpArch, audit: u32, base: u32) -> Self {
-        Self {
-            name,
-            libseccomp,
-            audit,
-            base,
-        }
-    }
-}
+pub(super) static X86_64: Arch = Arch {
+    name: "SCMP_ARCH_X86_64",
+    in_rules: "amd64",
+    libseccomp: ScmpArch::X8664,
+    audit: 0xc000_003e,
+    base: 0,
+};
+pub(super) static X86: Arch = Arch {
+    name: "SCMP_ARCH_X86",
+    in_rules: "x86",
+    libseccomp: ScmpArch::X86,
+    audit: 0x4000_0003,
+    base: 0,
+};
+pub(super) static X32: Arch = Arch {
+    name: "SCMP_ARCH_X32",
+    in_rules: "x32",
+    libseccomp: ScmpArch::X32,
+    audit: 0xc000_003e,
+    base: X32_BIT,
+};
+pub(super) static AARCH64: Arch = Arch {
+    name: "SCMP_ARCH_AARCH64",
+    in_rules: "arm64",
+    libseccomp: ScmpArch::Aarch64,
+    audit: 0xc000_00b7,
+    base: 0,
+};
+pub(super) static ARM: Arch = Arch {
+    name: "SCMP_ARCH_ARM",
+    in_rules: "arm",
+    libseccomp: ScmpArch::Arm,
+    audit: 0x4000_0028,
+    base: 0,
+};
 
 /// What this machine's programs may be built for, its own architecture first.
 pub(super) fn native() -> Vec<&'static Arch> {

@@ -98,6 +98,7 @@ mod tests {
     use crate::spec::{
         capabilities,
         seccomp::{
+            applies::Here,
             compile::compile,
             default_profile,
             json::parse,
@@ -109,7 +110,7 @@ mod tests {
     #[track_caller]
     fn check(profile: &Profile) {
         let lowered = lower(profile).unwrap().to_string();
-        let again = parse(lowered.as_bytes()).unwrap();
+        let again = parse(lowered.as_bytes(), &Here::with(0).unwrap()).unwrap();
         assert_eq!(again.flags, profile.flags);
         let again = compile(&again).unwrap();
         let filter = compile(profile).unwrap();
@@ -158,6 +159,7 @@ mod tests {
         });
         let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
             "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": rules.collect::<Vec<_>>()});
-        check(&parse(profile.to_string().as_bytes()).unwrap());
+        let here = Here::with(0).unwrap();
+        check(&parse(profile.to_string().as_bytes(), &here).unwrap());
     }
 }

@@ -5,6 +5,7 @@
 //! itself, and answers those that came after the profile with EPERM, where programs expect ENOSYS
 //! to try something older. Tests hold both against each other.
 
+mod applies;
 mod arch;
 mod compile;
 mod default_profile;
@@ -20,6 +21,7 @@ use std::{
 };
 
 use super::capabilities;
+use applies::Here;
 
 /// Largest profile that is taken, bytes.
 pub(super) const MAX_PROFILE: u64 = 1 << 20;
@@ -54,11 +56,16 @@ pub(super) fn runtime_default_json(capabilities: u64) -> Result<serde_json::Valu
 }
 
 /// A profile as the daemon reads it, so that an external runtime gets what a filter would be made of.
-pub(super) fn profile_json(json: &[u8]) -> Result<serde_json::Value, Error> {
+pub(super) fn profile_json(json: &[u8], capabilities: u64) -> Result<serde_json::Value, Error> {
+    lower::lower(&read(json, capabilities)?)
+}
+
+/// What a profile says on this machine of a process with this bounding set.
+fn read(json: &[u8], capabilities: u64) -> Result<profile::Profile, Error> {
     if u64::try_from(json.len()).is_ok_and(|length| length > MAX_PROFILE) {
         return Err(Error::TooLarge);
     }
-    lower::lower(&json::parse(json)?)
+    json::parse(json, &Here::with(capabilities)?)
 }
 
 /// Filters by what they were made from.
@@ -71,8 +78,8 @@ pub(crate) struct Cache {
 enum Key {
     /// The default profile, with those capabilities that it depends on.
     RuntimeDefault(u64),
-    /// A profile's text.
-    Profile(Box<[u8]>),
+    /// A profile's text, and a bounding set.
+    Profile(Box<[u8]>, u64),
 }
 
 impl Filter {
@@ -100,14 +107,10 @@ impl Cache {
         self.get_or_make(Key::RuntimeDefault(capabilities), compiled)
     }
 
-    /// The filter of a profile in the OCI's JSON.
-    pub(super) fn profile(&self, json: &[u8]) -> Result<Arc<Filter>, Error> {
-        if u64::try_from(json.len()).is_ok_and(|length| length > MAX_PROFILE) {
-            return Err(Error::TooLarge);
-        }
-        self.get_or_make(Key::Profile(json.into()), || {
-            Filter::of(&json::parse(json)?)
-        })
+    /// The filter of a profile in the OCI's or Docker's JSON for a process with this bounding set.
+    pub(super) fn profile(&self, json: &[u8], capabilities: u64) -> Result<Arc<Filter>, Error> {
+        let compiled = || Filter::of(&read(json, capabilities)?);
+        self.get_or_make(Key::Profile(json.into(), capabilities), compiled)
     }
 
     /// Two callers may both compile; neither waits for the other.
@@ -154,12 +157,13 @@ mod tests {
             Arc::ptr_eq(&first, &other),
             "NET_ADMIN opens no system call"
         );
-        let json = br#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
-        assert!(Arc::ptr_eq(
-            &cache.profile(json).unwrap(),
-            &cache.profile(json).unwrap()
-        ));
-        assert_eq!(cache.lock().len(), 3);
+        let profile = |capabilities| {
+            let json = br#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+            cache.profile(json, capabilities).unwrap()
+        };
+        assert!(Arc::ptr_eq(&profile(1), &profile(1)));
+        assert!(!Arc::ptr_eq(&profile(1), &profile(2)));
+        assert_eq!(cache.lock().len(), 4);
     }
 
     #[test]
@@ -170,11 +174,12 @@ mod tests {
                 .profile(
                     format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": {n}}}"#)
                         .as_bytes(),
+                    0,
                 )
                 .unwrap();
         }
         assert!(cache.lock().len() <= MAX_FILTERS);
         let long = vec![b' '; (1 << 20) + 1];
-        assert!(matches!(cache.profile(&long), Err(Error::TooLarge)));
+        assert!(matches!(cache.profile(&long, 0), Err(Error::TooLarge)));
     }
 }
