@@ -52,7 +52,7 @@ impl Site {
         let devices: Vec<_> = devices
             .map(|(name, edits)| json!({ "name": name, "containerEdits": edits }))
             .collect();
-        let document = json!({ "cdiVersion": "1.0.0", "kind": kind, "devices": devices });
+        let document = json!({ "cdiVersion": "1.1.0", "kind": kind, "devices": devices });
         self.write(path, &document.to_string());
     }
 
@@ -163,7 +163,7 @@ devices:
         "cd /dev/vendor && stat -c '%n %F %a %u %g' made pipe && stat -c '%n %t:%T' zero made";
     assert_eq!(
         site.output(&id, nodes).await,
-        "made character special file 640 7 8\npipe fifo 600 0 0\nzero 1:5\nmade 1:3\n"
+        "made character special file 640 7 8\npipe fifo 600 1000 1001\nzero 1:5\nmade 1:3\n"
     );
     let mounts = "grep -E ' /(usr/vendor|scratch) ' /proc/mounts | cut -d ' ' -f 2-4";
     let mounts = site.output(&id, mounts).await;
@@ -191,7 +191,7 @@ async fn the_devices_cgroup_knows_of_permissions() {
     site.write_devices(
         "low/a.json",
         "v.com/c",
-        &[("r", node("r")), ("rw", node("rw"))],
+        &[("r", node("r")), ("rw", node("rw")), ("none", node("none"))],
     );
     let id = site.run(&["v.com/c=r"]).await.unwrap();
     site.output(&id, "exec 3</dev/it").await;
@@ -201,6 +201,41 @@ async fn the_devices_cgroup_knows_of_permissions() {
     assert_ne!(done.exit_code, 0);
     let id = site.run(&["v.com/c=rw"]).await.unwrap();
     site.output(&id, "exec 3<>/dev/it").await;
+    let id = site.run(&["v.com/c=none"]).await.unwrap();
+    let done = pod::exec(&mut site.runtime, &id, "ls /dev/it && exec 3</dev/it")
+        .await
+        .unwrap();
+    assert_eq!(String::from_utf8(done.stdout).unwrap(), "/dev/it\n");
+    assert_ne!(done.exit_code, 0);
+}
+
+/// As under containerd and CRI-O: programs that are not root could not open their device else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_an_owner_belongs_to_the_containers_user() {
+    let mut site = Site::new().await;
+    let nodes = json!({ "deviceNodes": [
+        { "path": "/dev/user", "hostPath": "/dev/zero", "fileMode": 384 },
+        { "path": "/dev/group", "hostPath": "/dev/zero", "uid": 0, "fileMode": 416 },
+        { "path": "/dev/told", "type": "c", "major": 1, "minor": 5, "uid": 0, "gid": 7, "fileMode": 384 },
+    ] });
+    site.write_devices("low/a.json", "v.com/c", &[("x", nodes)]);
+    let owners = "cd /dev && stat -c '%n %u:%g' user group told";
+    let root = site.run(&["v.com/c=x"]).await.unwrap();
+    assert_eq!(
+        site.output(&root, owners).await,
+        "user 0:0\ngroup 0:0\ntold 0:7\n"
+    );
+    let named = |config: &mut cri::ContainerConfig| {
+        pod::security(config).run_as_username = "app".into();
+    };
+    let id = site.run_with(&["v.com/c=x"], named).await.unwrap();
+    assert_eq!(
+        site.output(&id, owners).await,
+        "user 1000:1001\ngroup 0:1001\ntold 0:7\n"
+    );
+    site.output(&id, "exec 3</dev/user 4</dev/group").await;
+    let done = pod::exec(&mut site.runtime, &id, "exec 3</dev/told").await;
+    assert_ne!(done.unwrap().exit_code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,6 +325,10 @@ async fn a_broken_file_hurts_nobody_else_and_is_told() {
         "low/old.yaml",
         "cdiVersion: 99.0.0\nkind: v.com/d\ndevices: []\n",
     );
+    site.write(
+        "low/early.yaml",
+        "cdiVersion: 0.4.0\nkind: v.com/e\ndevices:\n- {name: x, containerEdits: {deviceNodes: [{path: /dev/x, hostPath: /dev/null}]}}\n",
+    );
     site.write("low/large.json", &" ".repeat((1 << 20) + 1));
     let bomb = (1..40).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
         text + &format!("a{n}: &a{n} [*a{0},*a{0},*a{0}]\n", n - 1)
@@ -308,7 +347,13 @@ async fn a_broken_file_hurts_nobody_else_and_is_told() {
     let condition = site.condition().await.unwrap();
     assert!(!condition.status, "{condition:?}");
     let log = site.node.log();
-    for name in ["broken.json", "old.yaml", "large.json", "bomb.yaml"] {
+    for name in [
+        "broken.json",
+        "old.yaml",
+        "early.yaml",
+        "large.json",
+        "bomb.yaml",
+    ] {
         assert!(condition.message.contains(name), "{condition:?}");
         let told = log
             .lines()
@@ -319,6 +364,11 @@ async fn a_broken_file_hurts_nobody_else_and_is_told() {
     let refused = site.refused("v.com/d=x").await;
     assert!(
         refused.contains("old.yaml") && refused.contains("99.0.0"),
+        "{refused}"
+    );
+    let refused = site.refused("v.com/e=x").await;
+    assert!(
+        refused.contains("hostPath of deviceNodes needs 0.5.0"),
         "{refused}"
     );
 }

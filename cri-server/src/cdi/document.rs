@@ -6,22 +6,26 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::name::{is_class, is_device, is_vendor};
+use super::{
+    name::{is_class, is_device, is_vendor},
+    version,
+};
 
 /// Longest file. Unit: bytes. One for a node full of devices has some 100 KiB.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
-const VERSIONS: [&str; 10] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0",
-];
+
+/// Permissions of a node that nobody may open.
+pub(super) const NO_PERMISSIONS: &str = "none";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Document {
-    cdi_version: String,
+    pub(super) cdi_version: String,
     /// vendor/class
     pub(crate) kind: String,
-    #[serde(default, rename = "annotations")]
-    _annotations: Option<BTreeMap<String, String>>,
+    /// Not looked at.
+    #[serde(default)]
+    pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(crate) devices: Vec<Device>,
     /// For every device of the file.
     #[serde(default)]
@@ -32,8 +36,8 @@ pub(crate) struct Document {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Device {
     pub(crate) name: String,
-    #[serde(default, rename = "annotations")]
-    _annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(crate) container_edits: Edits,
 }
 
@@ -47,7 +51,7 @@ pub(crate) struct Edits {
     pub(crate) net_devices: Vec<IgnoredAny>,
     pub(crate) hooks: Vec<Hook>,
     pub(crate) mounts: Vec<Mount>,
-    pub(crate) intel_rdt: Option<IgnoredAny>,
+    pub(crate) intel_rdt: Option<IntelRdt>,
     pub(crate) additional_gids: Vec<u32>,
 }
 
@@ -63,7 +67,7 @@ pub(crate) struct DeviceNode {
     pub(crate) major: i64,
     pub(crate) minor: i64,
     pub(crate) file_mode: Option<u32>,
-    /// Made of r, w and m; empty: all.
+    /// Made of r, w and m; empty: all; `none`: none.
     pub(crate) permissions: String,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -92,6 +96,20 @@ pub(crate) struct Hook {
     _timeout: Option<i64>,
 }
 
+/// Of it only what its version depends on: it is refused when it is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct IntelRdt {
+    schemata: Option<IgnoredAny>,
+    enable_monitoring: bool,
+}
+
+impl IntelRdt {
+    pub(super) fn is_of_1_1(&self) -> bool {
+        self.schemata.is_some() || self.enable_monitoring
+    }
+}
+
 /// Reads the text of a file whose name ends on `.json` or, with `is_yaml`, on `.yaml`.
 ///
 /// # Errors
@@ -117,13 +135,7 @@ fn first_line(text: &str) -> String {
 
 impl Document {
     fn check(&self) -> Result<(), String> {
-        if !VERSIONS.contains(&self.cdi_version.as_str()) {
-            let known = VERSIONS[VERSIONS.len() - 1];
-            return Err(format!(
-                "cdiVersion {:?} is not known: want one up to {known}",
-                self.cdi_version
-            ));
-        }
+        version::check(self)?;
         match self.kind.split_once('/') {
             Some((vendor, class)) if is_vendor(vendor) && is_class(class) => {}
             _ => return Err(format!("kind {:?} is not vendor/class", self.kind)),
@@ -196,9 +208,11 @@ impl DeviceNode {
         if !matches!(self.r#type.as_str(), "" | "b" | "c" | "u" | "p") {
             return Err(format!("type {:?} is none of b, c, u and p", self.r#type));
         }
-        if self.permissions.contains(|letter| !"rwm".contains(letter)) {
+        if self.permissions != NO_PERMISSIONS
+            && self.permissions.contains(|letter| !"rwm".contains(letter))
+        {
             return Err(format!(
-                "permissions {:?} are not made of r, w and m",
+                "permissions {:?} are neither none nor made of r, w and m",
                 self.permissions
             ));
         }

@@ -2,7 +2,7 @@
 
 use corten_proto::shim::{self, mount::Kind};
 
-use super::document::{DeviceNode, Edits, Mount};
+use super::document::{DeviceNode, Edits, Mount, NO_PERMISSIONS};
 use crate::spec::{MountOptions, clean_path};
 
 /// The edits of all devices, merged.
@@ -73,6 +73,7 @@ fn device(node: &DeviceNode) -> Result<shim::Device, String> {
         destination: path("path", &node.path)?,
         permissions: match node.permissions.as_str() {
             "" => "rwm".into(),
+            NO_PERMISSIONS => String::new(),
             permissions => permissions.into(),
         },
         // An unbuffered character device is a character device.
@@ -82,6 +83,8 @@ fn device(node: &DeviceNode) -> Result<shim::Device, String> {
         mode: node.file_mode.map(|mode| mode & 0o7777),
         uid: node.uid,
         gid: node.gid,
+        // As the reference does (container-device-interface, pkg/cdi, ContainerEdits.Apply).
+        is_users: true,
     })
 }
 
@@ -187,7 +190,7 @@ mod tests {
             "{told}"
         );
         let told = refused(Edits {
-            intel_rdt: Some(serde::de::IgnoredAny),
+            intel_rdt: Some(Default::default()),
             ..Default::default()
         });
         assert!(told.contains("intelRdt"), "{told}");

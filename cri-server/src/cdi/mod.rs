@@ -8,6 +8,7 @@ mod document;
 mod injection;
 mod name;
 mod request;
+mod version;
 
 use std::{
     collections::HashMap,

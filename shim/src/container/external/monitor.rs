@@ -93,14 +93,14 @@ impl Monitor<'_> {
         let sources = Sources::open(self.plan, None, &mut told.warnings)?;
         // A copy of all that the host has, so that volumes stay in their peer groups.
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
-        let devices = sources.nodes();
+        let nodes = sources.nodes();
         let (root, bound) = sources.lay_out(self.plan, &self.runtime.bundle())?;
         let user = user::look_up(&root, &process.user.clone().unwrap_or_default())?;
         told.identity = Some(user.identity.clone());
         let prepared = Prepared {
+            devices: nodes.describe(&user.identity),
             identity: Some(user.identity),
             home: String::from_utf8_lossy(&user.home).into_owned(),
-            devices,
             oom_score_adj: security::possible_oom_score_adj(
                 process.oom_score_adj,
                 &mut told.warnings,

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use corten_proto::shim::{Device, DeviceNode, FailureKind};
+use corten_proto::shim::{Device, DeviceNode, FailureKind, Identity};
 use corten_sys::{
     cgroup::{DeviceKind, DeviceRule},
     root::Root,
@@ -70,6 +70,8 @@ pub(super) struct Node {
     permissions: String,
     /// Mode and owner hold for a node that is there, too.
     is_told: bool,
+    /// Whether the container's user is to own it, and the user's group.
+    is_users: [bool; 2],
 }
 
 impl Node {
@@ -154,6 +156,7 @@ fn told(device: &Device) -> Result<Node> {
         owner: (0, 0),
         permissions: device.permissions.clone(),
         is_told: false,
+        is_users: [false; 2],
     };
     node.set_look(device);
     Ok(node)
@@ -174,9 +177,11 @@ fn kind(device: &Device) -> Result<FileType> {
 impl Node {
     /// Takes over what the plan says of mode and owner.
     fn set_look(&mut self, device: &Device) {
-        self.is_told = [device.mode, device.uid, device.gid]
-            .iter()
-            .any(Option::is_some);
+        self.is_told = device.is_users
+            || [device.mode, device.uid, device.gid]
+                .iter()
+                .any(Option::is_some);
+        self.is_users = [device.uid, device.gid].map(|id| device.is_users && id.is_none());
         self.mode = device.mode.map_or(self.mode, Mode::from_raw_mode);
         let (uid, gid) = self.owner;
         self.owner = (device.uid.unwrap_or(uid), device.gid.unwrap_or(gid));
@@ -218,7 +223,26 @@ fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Optio
         owner: (metadata.uid(), metadata.gid()),
         permissions: permissions.to_owned(),
         is_told: false,
+        is_users: [false; 2],
     })
+}
+
+/// Whether [`give`] has anything to do.
+pub(super) fn are_to_give(nodes: &[Node]) -> bool {
+    nodes.iter().any(|node| node.is_users != [false; 2])
+}
+
+/// Makes the container's user the owner of nodes that are to be the user's.
+pub(super) fn give(nodes: &mut [Node], user: &Identity, ids: &Ids) {
+    let (uid, gid) = ids.owner_or_root(user.uid, user.gid);
+    for node in nodes {
+        if node.is_users[0] {
+            node.owner.0 = uid;
+        }
+        if node.is_users[1] {
+            node.owner.1 = gid;
+        }
+    }
 }
 
 /// What the nodes need of the devices controller.
@@ -233,7 +257,9 @@ pub(super) fn rules(nodes: &[Node]) -> Vec<DeviceRule> {
         minor: Some(minor(node.number)),
         permissions: node.permissions.clone(),
     };
-    let devices = nodes.iter().filter(|node| node.kind != FileType::Fifo);
+    let devices = nodes
+        .iter()
+        .filter(|node| node.kind != FileType::Fifo && !node.permissions.is_empty());
     devices.map(rule).collect()
 }
 
@@ -305,6 +331,7 @@ pub(super) fn make_defaults(root: &Root) -> Result<()> {
             owner: (0, 0),
             permissions: String::new(),
             is_told: false,
+            is_users: [false; 2],
         };
         make_node(dev.as_fd(), name.as_ref(), &node).doing("make device", name)?;
     }

@@ -22,7 +22,7 @@ use std::{
 
 use corten_proto::{
     layout,
-    shim::{DeviceNode, Mount, MountAttributes, Plan, Rootfs, mount::Kind},
+    shim::{DeviceNode, Identity, Mount, MountAttributes, Plan, Rootfs, mount::Kind},
 };
 use corten_sys::{
     mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY},
@@ -41,7 +41,7 @@ use rustix::{
 
 pub(super) use self::device::is_null;
 pub(crate) use self::overlay::open as open_overlay;
-use super::{group::Group, ids::Ids};
+use super::{group::Group, ids::Ids, user};
 use crate::failure::{Doing, Result, invalid};
 
 /// Mode of directories that are made as mount points.
@@ -54,6 +54,18 @@ pub(super) struct Sources {
     root: OwnedFd,
     mounts: Vec<Source>,
     nodes: Vec<device::Node>,
+}
+
+/// Nodes that a runtime is to make.
+#[derive(Debug)]
+pub(super) struct Nodes(Vec<device::Node>);
+
+impl Nodes {
+    /// For a container of this user, without a user namespace.
+    pub(super) fn describe(mut self, user: &Identity) -> Vec<DeviceNode> {
+        device::give(&mut self.0, user, &Ids::default());
+        self.0.iter().map(device::Node::describe).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -156,8 +168,8 @@ impl Sources {
     }
 
     /// The nodes of the plan's devices.
-    pub(super) fn nodes(&self) -> Vec<DeviceNode> {
-        self.nodes.iter().map(device::Node::describe).collect()
+    pub(super) fn nodes(&self) -> Nodes {
+        Nodes(self.nodes.clone())
     }
 
     /// Puts the tree together in a mount namespace of the caller's own.
@@ -184,6 +196,11 @@ impl Sources {
                 }
                 (Source::Later, _) => {}
             }
+        }
+        if device::are_to_give(&self.nodes) {
+            let process = plan.process.clone().unwrap_or_default();
+            let user = user::look_up(&root, &process.user.unwrap_or_default())?;
+            device::give(&mut self.nodes, &user.identity, &Ids::of(plan));
         }
         device::make(&root, &self.nodes)?;
         if !plan.mounts.iter().any(|mount| {
