@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use corten_proto::cri::{
     self, NamespaceMode, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    runtime_service_client::RuntimeServiceClient, security_profile::ProfileType,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -33,6 +33,8 @@ pub(crate) struct PodKind {
     pub(crate) logs: PathBuf,
     /// Directories of the host, mounted as `/volumes/<number>`.
     pub(crate) volumes: Vec<PathBuf>,
+    /// Of the container.
+    pub(crate) seccomp: ProfileType,
 }
 
 /// A running pod with one running container.
@@ -107,31 +109,46 @@ impl Client {
         kind: &PodKind,
         name: &str,
     ) -> Result<(Pod, StartTimes)> {
-        let sandbox_config = sandbox_config(kind, name);
+        let (sandbox, run) = self.run_sandbox(kind, name).await?;
+        let (container, [create, start]) = self.start_container(kind, name, &sandbox).await?;
+        Ok((
+            Pod { sandbox, container },
+            StartTimes { run, create, start },
+        ))
+    }
+
+    /// RunPodSandbox.
+    pub(crate) async fn run_sandbox(
+        &mut self,
+        kind: &PodKind,
+        name: &str,
+    ) -> Result<(String, Duration)> {
         let request = cri::RunPodSandboxRequest {
-            config: Some(sandbox_config.clone()),
+            config: Some(sandbox_config(kind, name)),
             ..Default::default()
         };
         let began = Instant::now();
-        let sandbox = self
-            .runtime
-            .run_pod_sandbox(request)
-            .await
-            .context("RunPodSandbox")?;
+        let sandbox = self.runtime.run_pod_sandbox(request).await;
+        let sandbox = sandbox.context("RunPodSandbox")?;
         let run = began.elapsed();
+        Ok((sandbox.into_inner().pod_sandbox_id, run))
+    }
 
-        let sandbox = sandbox.into_inner().pod_sandbox_id;
+    /// CreateContainer and StartContainer in the sandbox that was run as `name`; what each took.
+    pub(crate) async fn start_container(
+        &mut self,
+        kind: &PodKind,
+        name: &str,
+        sandbox: &str,
+    ) -> Result<(String, [Duration; 2])> {
         let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
+            pod_sandbox_id: sandbox.to_owned(),
             config: Some(container_config(kind)),
-            sandbox_config: Some(sandbox_config),
+            sandbox_config: Some(sandbox_config(kind, name)),
         };
         let began = Instant::now();
-        let container = self
-            .runtime
-            .create_container(request)
-            .await
-            .context("CreateContainer")?;
+        let container = self.runtime.create_container(request).await;
+        let container = container.context("CreateContainer")?;
         let create = began.elapsed();
 
         let container = container.into_inner().container_id;
@@ -139,15 +156,9 @@ impl Client {
             container_id: container.clone(),
         };
         let began = Instant::now();
-        self.runtime
-            .start_container(request)
-            .await
-            .context("StartContainer")?;
-        let start = began.elapsed();
-        Ok((
-            Pod { sandbox, container },
-            StartTimes { run, create, start },
-        ))
+        let started = self.runtime.start_container(request).await;
+        started.context("StartContainer")?;
+        Ok((container, [create, began.elapsed()]))
     }
 
     /// ExecSync of `true`.
@@ -165,19 +176,22 @@ impl Client {
         Ok(took)
     }
 
-    /// Stops and removes the pod. A container that is not running any more is no pod start at all.
+    /// Stops and removes the pod.
     pub(crate) async fn remove_pod(&mut self, pod: Pod) -> Result<()> {
         let Pod { sandbox, container } = pod;
+        self.remove_container(container).await?;
+        self.remove_sandbox(sandbox).await
+    }
+
+    /// Stops and removes the container. One that is not running any more did not start at all.
+    pub(crate) async fn remove_container(&mut self, container: String) -> Result<()> {
         let status = cri::ContainerStatusRequest {
             container_id: container.clone(),
             verbose: false,
         };
-        let status = self
-            .runtime
-            .container_status(status)
-            .await
-            .context("ContainerStatus")?;
-        let state = status.into_inner().status.unwrap_or_default().state();
+        let status = self.runtime.container_status(status).await;
+        let status = status.context("ContainerStatus")?.into_inner().status;
+        let state = status.unwrap_or_default().state();
         ensure!(
             state == cri::ContainerState::ContainerRunning,
             "container {container} is {state:?}"
@@ -187,31 +201,27 @@ impl Client {
             container_id: container.clone(),
             timeout: 0,
         };
-        self.runtime
-            .stop_container(stop)
-            .await
-            .context("StopContainer")?;
+        let stopped = self.runtime.stop_container(stop).await;
+        stopped.context("StopContainer")?;
         let remove = cri::RemoveContainerRequest {
             container_id: container,
         };
-        self.runtime
-            .remove_container(remove)
-            .await
-            .context("RemoveContainer")?;
+        let removed = self.runtime.remove_container(remove).await;
+        removed.context("RemoveContainer")?;
+        Ok(())
+    }
+
+    pub(crate) async fn remove_sandbox(&mut self, sandbox: String) -> Result<()> {
         let stop = cri::StopPodSandboxRequest {
             pod_sandbox_id: sandbox.clone(),
         };
-        self.runtime
-            .stop_pod_sandbox(stop)
-            .await
-            .context("StopPodSandbox")?;
+        let stopped = self.runtime.stop_pod_sandbox(stop).await;
+        stopped.context("StopPodSandbox")?;
         let remove = cri::RemovePodSandboxRequest {
             pod_sandbox_id: sandbox,
         };
-        self.runtime
-            .remove_pod_sandbox(remove)
-            .await
-            .context("RemovePodSandbox")?;
+        let removed = self.runtime.remove_pod_sandbox(remove).await;
+        removed.context("RemovePodSandbox")?;
         Ok(())
     }
 }
@@ -232,10 +242,9 @@ fn namespaces(network: NamespaceMode) -> cri::NamespaceOption {
     }
 }
 
-fn runtime_default() -> cri::SecurityProfile {
-    let profile_type = cri::security_profile::ProfileType::RuntimeDefault.into();
+fn seccomp(profile_type: ProfileType) -> cri::SecurityProfile {
     cri::SecurityProfile {
-        profile_type,
+        profile_type: profile_type.into(),
         ..Default::default()
     }
 }
@@ -243,7 +252,7 @@ fn runtime_default() -> cri::SecurityProfile {
 fn sandbox_config(kind: &PodKind, name: &str) -> cri::PodSandboxConfig {
     let security = cri::LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(kind.network)),
-        seccomp: Some(runtime_default()),
+        seccomp: Some(seccomp(ProfileType::RuntimeDefault)),
         ..Default::default()
     };
     let hostname = if kind.network == NamespaceMode::Node {
@@ -274,12 +283,12 @@ fn sandbox_config(kind: &PodKind, name: &str) -> cri::PodSandboxConfig {
     }
 }
 
-/// A container as the kubelet asks for it: limits, the default seccomp profile, paths hidden.
+/// A container as the kubelet asks for it: limits, a seccomp profile, paths hidden.
 fn container_config(kind: &PodKind) -> cri::ContainerConfig {
     let owned = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect();
     let security = cri::LinuxContainerSecurityContext {
         namespace_options: Some(namespaces(kind.network)),
-        seccomp: Some(runtime_default()),
+        seccomp: Some(seccomp(kind.seccomp)),
         masked_paths: owned(&[
             "/proc/acpi",
             "/proc/kcore",

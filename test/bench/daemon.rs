@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use corten_proto::cri::NamespaceMode;
+use corten_proto::cri::{NamespaceMode, security_profile::ProfileType};
 use corten_test::image;
 use nix::{
     sys::signal::{Signal, kill},
@@ -236,6 +236,7 @@ impl Daemon {
             cgroup_parent: format!("/{}/{}", self.setup.cgroup, self.runtime.name()),
             logs: self.setup.root.join(self.runtime.name()).join("logs"),
             volumes: Vec::new(),
+            seccomp: ProfileType::RuntimeDefault,
         }
     }
 

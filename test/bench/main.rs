@@ -3,7 +3,7 @@
 //! ```text
 //!   isolation    private mounts, network, process ids and cgroups, all gone at the end
 //!   daemon, cri  the two sides, and equal requests to both
-//!   latency, batch, memory, sync_calls, mount_table, pull   one file a measurement
+//!   latency, seccomp, batch, memory, sync_calls, mount_table, pull   one file a measurement
 //!   samples, report   figures, Markdown, requirements
 //! ```
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ mod latency;
 mod memory;
 mod mount_table;
 mod pull;
+mod seccomp;
 mod sync_calls;
 
 mod report;
@@ -98,6 +99,7 @@ enum Measurement {
     Memory,
     Sync,
     Mounts,
+    Seccomp,
     Batch,
     /// Only if it is named: its image takes minutes to make
     Pull,
@@ -267,6 +269,10 @@ async fn one_side_alone(
         begin("mount table");
         let n = options.pods().div_ceil(2);
         report.add_mount_table(&mount_table::pod_starts(setup, runtime, n).await?);
+    }
+    if options.wants(Measurement::Seccomp) {
+        begin("starts with and without seccomp");
+        report.add_seccomp(&seccomp::starts(setup, runtime, options.pods()).await?);
     }
     Ok(())
 }
