@@ -245,7 +245,8 @@ mod tests {
         assert!(peak(own).unwrap() > 1 << 20);
         let before = processor(own).unwrap();
         let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(100) {}
-        assert!(processor(own).unwrap() > before);
+        while processor(own).unwrap() <= before {
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
     }
 }
