@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use corten_proto::cri::{self, MountPropagation, NamespaceMode, security_profile::ProfileType};
 use corten_test::{handler, node::Node, pod};
+use tempfile::TempDir;
 
 /// A node with a pod on each handler.
 struct Site {
@@ -12,6 +13,8 @@ struct Site {
     runtime: pod::Runtime,
     own: String,
     runc: String,
+    /// Files of the Container Device Interface.
+    cdi: TempDir,
 }
 
 impl Site {
@@ -20,9 +23,10 @@ impl Site {
     }
 
     async fn with(config: impl Fn(&str) -> cri::PodSandboxConfig) -> Self {
-        let node = handler::node(&handler::runc_table().unwrap())
-            .await
-            .unwrap();
+        let cdi = TempDir::new().unwrap();
+        let table = handler::runc_table().unwrap();
+        let table = format!("cdi_dirs = [{:?}]\n{table}", cdi.path());
+        let node = handler::node(&table).await.unwrap();
         let mut runtime = node.runtime().await.unwrap();
         let mut pods = Vec::new();
         for name in ["", "runc"] {
@@ -36,6 +40,7 @@ impl Site {
             runtime,
             own,
             runc,
+            cdi,
         }
     }
 
@@ -145,6 +150,24 @@ async fn processes_see_the_same() {
     security.seccomp = Some(cri::SecurityProfile::default());
     pod::resources(&mut confined).oom_score_adj = 500;
     site.alike(confined).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cdi_node_without_an_owner_belongs_to_the_user() {
+    let mut site = Site::new().await;
+    let file = r#"{"cdiVersion": "1.0.0", "kind": "v.com/c", "devices": [{"name": "x", "containerEdits": {"deviceNodes": [
+        {"path": "/dev/user", "hostPath": "/dev/zero", "fileMode": 384},
+        {"path": "/dev/told", "hostPath": "/dev/zero", "uid": 0, "gid": 7}]}}]}"#;
+    fs::write(site.cdi.path().join("a.json"), file).unwrap();
+    let mut config = pod::container("cdi", "sleep 1000");
+    config.cdi_devices = vec![cri::CdiDevice {
+        name: "v.com/c=x".into(),
+    }];
+    context(&mut config).run_as_username = "app".into();
+    for id in site.run(&config).await {
+        let owners = site.output(&id, "cd /dev && stat -c %u:%g user told").await;
+        assert_eq!(owners, "1000:1001\n0:7\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
