@@ -74,18 +74,15 @@ impl Report {
     /// The child's next word; its failure is ours.
     pub(crate) fn read(&mut self) -> Result<Told> {
         let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        let (_, length) = match recv(&self.socket, &mut [0; 1][..], peek) {
-            // A child that has died with our word unread leaves this before its own last word.
-            Err(Errno::CONNRESET) => recv(&self.socket, &mut [0; 1][..], peek),
-            result => result,
-        }
-        .doing("receive", "report")?;
+        let (_, length) = past_reset(|| Ok(recv(&self.socket, &mut [0; 1][..], peek)?))
+            .doing("receive", "report")?;
         if length == 0 {
             return Ok(Told::End);
         }
         let mut bytes = vec![0; length.min(MAX_MESSAGE)];
         let mut fds = Vec::new();
-        socket::receive(&self.socket, &mut bytes, &mut fds).doing("receive", "report")?;
+        past_reset(|| socket::receive(&self.socket, &mut bytes, &mut fds))
+            .doing("receive", "report")?;
         self.terminal = fds.pop();
         let packet = Packet::decode(&*bytes)
             .map_err(io::Error::other)
@@ -112,6 +109,14 @@ impl Report {
     pub(crate) fn go_ahead(&self) -> Result<()> {
         send(&self.socket, &[1], SendFlags::NOSIGNAL).doing("release", "init")?;
         Ok(())
+    }
+}
+
+/// A child that dies with our word unread leaves a reset, once, before its own last word, and at any moment.
+fn past_reset<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match receive() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(),
+        result => result,
     }
 }
 
