@@ -10,6 +10,7 @@ use crate::{
     cdi::Cdi,
     config::{CgroupDriver, Config},
     operation::{Ledger, Operations, Undo},
+    selinux::Levels,
     shim::Launcher,
     spec,
     stats::Walks,
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) launcher: Launcher,
     pub(crate) walks: Walks,
     pub(crate) apparmor: Profiles,
+    pub(crate) selinux_levels: Arc<Levels>,
     /// What an operator should know and what did not stop the start.
     pub(crate) conditions: Mutex<Vec<String>>,
 }

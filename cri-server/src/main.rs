@@ -19,6 +19,7 @@ mod pod;
 mod record_file;
 mod recovery;
 mod rpc;
+mod selinux;
 mod serve;
 mod shim;
 mod spec;

@@ -21,7 +21,7 @@ make_bases() {
     flock 8
     base=$cache/vm-$(key <(kernel_name "$release") "$hack"/machine/{base.sh,debian.sh,init,switch})
     [ -d "$base" ] || build_base "$release"
-    root_disk=$cache/vm-root-$(key "$hack"/machine/{root,debian.sh})
+    root_disk=$cache/vm-root-$(key "$hack"/machine/{root,debian.sh,container.cil})
     [ -z "${system:-}" ] || [ -e "$root_disk" ] || build_root
     exec 8>&-
 }

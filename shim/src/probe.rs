@@ -36,7 +36,7 @@ pub(crate) fn run(dir: &Path) -> io::Result<()> {
         work: text(&work),
         readonly: false,
     };
-    let root = open_overlay(&rootfs, Some(user.as_fd())).map_err(|failure| told(&failure))?;
+    let root = open_overlay(&rootfs, Some(user.as_fd()), "").map_err(|failure| told(&failure))?;
     setfsgid(Gid::from_raw(ROOT));
     setfsuid(Uid::from_raw(ROOT));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;

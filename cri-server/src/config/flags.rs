@@ -100,6 +100,9 @@ struct LimitFlags {
     /// Source of a mount that is not made where it is missing; may be repeated
     #[arg(long, value_name = "PATH")]
     absent_mount_source_to_reject: Vec<PathBuf>,
+    /// Label containers where the host has SELinux
+    #[arg(long, value_name = "BOOL")]
+    selinux: Option<bool>,
 }
 
 impl Flags {
@@ -169,6 +172,7 @@ impl LimitFlags {
             let rejected = &mut config.container.absent_mount_sources_to_reject;
             rejected.clone_from(&self.absent_mount_source_to_reject);
         }
+        set(&mut config.container.selinux, &self.selinux);
     }
 }
 

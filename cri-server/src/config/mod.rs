@@ -128,6 +128,8 @@ pub(crate) struct Container {
     pub(crate) nofile_hard: u64,
     pub(crate) declared_volumes: DeclaredVolumes,
     pub(crate) absent_mount_sources_to_reject: Vec<PathBuf>,
+    /// Label containers where the host has SELinux.
+    pub(crate) selinux: bool,
 }
 
 /// What becomes of the volumes that an image declares.
@@ -392,6 +394,7 @@ impl Default for Container {
             nofile_hard: 524_288,
             declared_volumes: DeclaredVolumes::Copy,
             absent_mount_sources_to_reject: Vec::new(),
+            selinux: true,
         }
     }
 }

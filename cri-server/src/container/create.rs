@@ -25,7 +25,7 @@ use crate::{
     error::{At, Error, Result},
     operation::{Hash, attempt},
     pod::{self, Pod},
-    record_file, spec, systemd,
+    record_file, selinux, spec, systemd,
 };
 
 /// Makes a container in `pod` and returns its id. As with pods, one of this name whose id nobody has used yet is given
@@ -181,6 +181,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
         user: paths.user.as_deref(),
         cgroup_parent: &draft.pod.record.cgroup_parent,
         delegated: draft.pod.record.scope.is_some(),
+        selinux_level: &draft.pod.record.selinux_level,
     };
     let seccomp_profile = match spec::seccomp_localhost_path(&draft.config)? {
         Some(path) => Some(blocking(move || Ok(spec::read_seccomp_profile(&path)?)).await?),
@@ -211,6 +212,13 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
         apparmor_profile: apparmor_profile.as_deref(),
     };
     let plan = spec::plan(&cx.host, &pod, &container, &cx.defaults)?;
+    selinux::check(&plan).await?;
+    if pod.selinux_level.is_empty() && spec::asks_for_selinux(&draft.config) {
+        tracing::info!(
+            container = draft.id,
+            "SELinux options are of no effect: the host has no SELinux, or container.selinux is off"
+        );
+    }
     let external = External::plan(cx, &draft.pod, &container, &plan)?;
     Ok((plan, external))
 }
@@ -274,7 +282,12 @@ async fn make(
     let root = layers.first().map(LayerHold::lower_dirs);
     let top = root.and_then(<[_]>::first).cloned();
     let ids = plan.user_namespace.clone();
+    let is_own_level = spec::is_own_level(&plan.mount_label, &pod.record.selinux_level);
+    let pod_state = layout::pod_state(&cx.config.state, &pod.record.id);
     blocking(move || {
+        if is_own_level {
+            pod::files::share(&pod_state)?;
+        }
         create_dirs(&dirs.0, &dirs.1, top.as_deref(), ids.as_ref())?;
         volumes
             .iter()

@@ -15,7 +15,9 @@ use nix::{
 use crate::{
     blocking::blocking,
     error::{At, Error, Result},
-    network, shim, systemd,
+    network,
+    selinux::Levels,
+    shim, systemd,
 };
 
 /// What undoing needs.
@@ -23,18 +25,21 @@ use crate::{
 pub(crate) struct Undo {
     pub(crate) cni: Cni,
     pub(crate) hierarchies: Arc<Hierarchies>,
+    pub(crate) selinux_levels: Arc<Levels>,
 }
 
 impl Undo {
     /// Undoes `resources`, the last one first.
     ///
     /// # Errors
-    /// [`Error::Undo`] with every step that failed. Directories are then left as they are: something may be mounted there.
+    /// [`Error::Undo`] with every step that failed. Directories are then left as they are: something may be mounted there. So
+    /// is a level: what is left has it.
     pub(crate) async fn run(&self, resources: &[Resource]) -> Result<()> {
         let mut failures = Vec::new();
         for resource in resources.iter().rev() {
             let Some(kind) = &resource.kind else { continue };
-            if matches!(kind, Kind::Directory(_)) && !failures.is_empty() {
+            let comes_last = matches!(kind, Kind::Directory(_) | Kind::SelinuxLevel(_));
+            if comes_last && !failures.is_empty() {
                 continue;
             }
             if let Err(error) = self.step(kind.clone()).await {
@@ -51,6 +56,10 @@ impl Undo {
     async fn step(&self, kind: Kind) -> Result<()> {
         if let Kind::Network(network) = kind {
             return self.detach(&network).await;
+        }
+        if let Kind::SelinuxLevel(pod) = kind {
+            self.selinux_levels.release(&pod);
+            return Ok(());
         }
         let hierarchies = Arc::clone(&self.hierarchies);
         blocking(move || match kind {
@@ -75,7 +84,7 @@ impl Undo {
                 shim::kill(&["container", &id]);
                 Ok(())
             }
-            Kind::Network(_) => Ok(()),
+            Kind::Network(_) | Kind::SelinuxLevel(_) => Ok(()),
         })
         .await
     }

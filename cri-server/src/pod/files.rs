@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use super::run::Plan;
 use crate::{
     error::{At, Result},
-    spec,
+    selinux, spec,
 };
 
 /// As Docker and containerd have it; it belongs to the pod's root.
@@ -23,6 +23,7 @@ const STUB: &str = "127.0.0.53";
 /// Makes the directory and everything in it that needs no address.
 pub(crate) fn create(plan: &Plan) -> Result<()> {
     let dir = &plan.state_dir;
+    let label = spec::pod_file_label(&plan.selinux_level);
     DirBuilder::new()
         .mode(0o711)
         .create(dir)
@@ -32,8 +33,9 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
     if let Some(shm) = &plan.paths.shm {
         fs::create_dir(shm).at("create", shm)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let context = label.as_ref().map(|label| format!(",context=\"{label}\""));
         let (uid, gid) = plan.root();
-        let options = format!("{SHM},uid={uid},gid={gid}");
+        let options = format!("{SHM},uid={uid},gid={gid}{}", context.unwrap_or_default());
         mount(Some("shm"), shm, Some("tmpfs"), flags, Some(&*options))
             .at("mount a tmpfs on", shm)?;
     }
@@ -55,10 +57,22 @@ pub(crate) fn write_hosts(plan: &Plan, ips: &[String]) -> Result<()> {
     write(plan, "hosts", &spec::hosts(&plan.hostname, ips))
 }
 
+/// Takes the categories off the files in /etc, for a container of another SELinux level than its pod's. It could not read them
+/// otherwise; that other pods cannot, their mount namespaces see to.
+pub(crate) fn share(state_dir: &Path) -> Result<()> {
+    let label = spec::shared_file_label();
+    ["hostname", "hosts", "resolv.conf"]
+        .iter()
+        .try_for_each(|name| selinux::set_label(&state_dir.join(name), &label))
+}
+
 /// The pod's root may write to it.
 fn write(plan: &Plan, name: &str, text: &str) -> Result<()> {
     let path = plan.state_dir.join(name);
     fs::write(&path, text).at("write", &path)?;
+    if let Some(label) = spec::pod_file_label(&plan.selinux_level) {
+        selinux::set_label(&path, &label)?;
+    }
     match plan.root() {
         (0, 0) => Ok(()),
         (uid, gid) => chown(&path, Some(uid), Some(gid)).at("chown", &path),

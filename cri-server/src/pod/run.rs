@@ -36,6 +36,7 @@ pub(crate) struct Plan {
     /// See [`record::Pod::cgroup_parent`].
     cgroup_parent: String,
     scope: Option<Scope>,
+    pub(crate) selinux_level: String,
     pub(crate) paths: Paths,
     /// The ids of the pod's user namespace, which it has if there is a path for its pin.
     pub(crate) ids: Option<shim::UserNamespace>,
@@ -114,7 +115,8 @@ pub(crate) async fn run(
     let plan = plan(&cx, config)?;
     let entry = cx
         .ledger
-        .begin("RunPodSandbox", &plan.id, &plan.resources)?;
+        .begin("RunPodSandbox", &plan.id, &plan.resources)
+        .inspect_err(|_| cx.selinux_levels.release(&plan.id))?;
     let mut record = record::Pod {
         id: plan.id.clone(),
         config: Some(plan.config.clone()),
@@ -122,6 +124,7 @@ pub(crate) async fn run(
         created_at_ns: clock::unix_nanos(),
         cgroup_parent: plan.cgroup_parent.clone(),
         scope: plan.scope.clone(),
+        selinux_level: plan.selinux_level.clone(),
         request_hash: hash.to_vec(),
         resources: plan.resources.clone(),
         boot_id: cx.boot_id.clone(),
@@ -161,7 +164,12 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         Some(scope) => Some(Kind::Scope(scope.clone())),
         None => shared_cgroup(cx, &cgroup_parent),
     };
-    let resources = resources(&id, &config, &state_dir, &paths, cgroup);
+    let selinux_level = selinux_level(cx, &id, &config)?;
+    let mut resources = resources(&id, &config, &state_dir, &paths, cgroup);
+    if !selinux_level.is_empty() {
+        let kind = Some(Kind::SelinuxLevel(id.clone()));
+        resources.insert(0, Resource { kind });
+    }
     Ok(Plan {
         id,
         state_dir,
@@ -171,6 +179,7 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         resources,
         cgroup_parent,
         scope,
+        selinux_level,
         paths,
         ids,
     })
@@ -232,6 +241,20 @@ fn cgroup(
         description: format!("Pod {}/{}", metadata.namespace, metadata.name),
     };
     Ok((cgroup, Some(scope)))
+}
+
+/// Taken, so that no other pod is given it; empty without SELinux.
+fn selinux_level(cx: &Context, id: &str, config: &cri::PodSandboxConfig) -> Result<String> {
+    if !cx.host.selinux {
+        return Ok(String::new());
+    }
+    match spec::pod_selinux_level(config)? {
+        Some(level) => {
+            cx.selinux_levels.reserve(id, &level);
+            Ok(level)
+        }
+        None => cx.selinux_levels.allocate(id),
+    }
 }
 
 /// One that is not there yet, and is the kubelet's or ours together with other pods.

@@ -20,6 +20,9 @@ pub(super) fn restore(cx: &Arc<Context>) -> Result<()> {
         match record_file::read::<record::Pod>(&path) {
             Ok(mut record) => {
                 record.stopped |= record.boot_id != cx.boot_id || !is_pinned(&record);
+                if !record.selinux_level.is_empty() {
+                    cx.selinux_levels.reserve(&record.id, &record.selinux_level);
+                }
                 cx.store.publish_pod(Arc::new(Pod::new(record)));
             }
             Err(error) => quarantine(cx, &path, &error.chain())?,

@@ -31,6 +31,7 @@ use crate::{
     identity,
     operation::{Ledger, Operations, Undo},
     recovery, rpc,
+    selinux::{self, Levels},
     shim::Launcher,
     spec,
     store::Store,
@@ -124,11 +125,13 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         doing: "prepare the shim".into(),
         source,
     })?;
+    let selinux_levels = Arc::new(Levels::default());
     let mut host = spec::Host::probe().map_err(|source| Error::Io {
         doing: "probe the host".into(),
         source,
     })?;
     host.user_namespaces = probe_user_namespaces(&launcher, &config.root).await;
+    host.selinux &= config.container.selinux;
     let cx = Context {
         boot_id: identity::boot()?,
         host,
@@ -139,6 +142,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         undo: Undo {
             cni: cni.clone(),
             hierarchies: Arc::new(hierarchies),
+            selinux_levels: Arc::clone(&selinux_levels),
         },
         cni,
         images,
@@ -146,14 +150,31 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         launcher,
         walks: crate::stats::Walks::default(),
         apparmor: Profiles::default(),
+        selinux_levels,
         conditions: std::sync::Mutex::default(),
         instance,
         config,
     };
+    if cx.host.selinux {
+        label_layers(&cx).await?;
+    }
     let cdi = Arc::clone(&cx.cdi);
     // So that Status knows of broken files before a container asks.
     tokio::task::spawn_blocking(move || drop(cdi.look()));
     Ok((Arc::new(cx), lock))
+}
+
+/// A policy may not have the label; then all works but containers.
+async fn label_layers(cx: &Context) -> Result<()> {
+    let root = cx.config.root.clone();
+    let labelled = blocking(move || Ok(selinux::label_layers(&root))).await?;
+    if let Err(error) = labelled {
+        cx.add_condition(format!(
+            "layers lack their SELinux label, and containers may be kept from running: {}: install the policy for containers, or turn labels off (container.selinux)",
+            error.chain()
+        ));
+    }
+    Ok(())
 }
 
 /// What is tried out lies beside the layers, whose file system it is about.

@@ -50,6 +50,10 @@ pub(crate) use namespaces::of_pod as pod_namespaces;
 pub(crate) use oci::{config as oci_config, seccomp as oci_seccomp};
 pub(crate) use path::clean as clean_path;
 pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
+pub(crate) use selinux::{
+    asks as asks_for_selinux, is_own_level, layer_label, pair as selinux_pair, pod_file_label,
+    pod_level as pod_selinux_level, shared_file_label,
+};
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;
 pub(crate) use update::{limits, pod_limits, update};
@@ -99,6 +103,8 @@ pub(crate) struct Pod<'a> {
     pub cgroup_parent: &'a str,
     /// What is above that cgroup is systemd's.
     pub delegated: bool,
+    /// SELinux's, "s0:c1,c2"; empty on a host without.
+    pub selinux_level: &'a str,
 }
 
 /// The layers of every mount that names an image, topmost first, by the mount's place in the request.
@@ -210,7 +216,9 @@ pub(crate) fn plan(
         container,
         security,
     };
-    selinux::check(security, host)?;
+    let labels = selinux::labels(security, pod.selinux_level)?;
+    let mut mounts = mounts::plan(&input)?;
+    selinux::adapt(&mut mounts, &labels, pod);
     signal::checked(container.config, container.image)?;
     let (masked_paths, readonly_paths) = mounts::hidden_paths(security);
     Ok(shim::Plan {
@@ -226,7 +234,7 @@ pub(crate) fn plan(
             work: path::text(&container.root_dir.join("work"))?,
             readonly: security.readonly_rootfs(),
         }),
-        mounts: mounts::plan(&input)?,
+        mounts,
         devices: devices::plan(
             container.config,
             security.privileged(),
@@ -247,7 +255,7 @@ pub(crate) fn plan(
                 String::new()
             },
         }),
-        process: Some(process(&input, defaults)?),
+        process: Some(process(&input, defaults, labels.process)?),
         log: Some(shim::Log {
             path: log_path::log_path(pod.config, container.config)?.unwrap_or_default(),
             max_line: defaults.max_log_line,
@@ -256,10 +264,15 @@ pub(crate) fn plan(
         readonly_paths,
         state_dir: path::text(container.state_dir)?,
         user_namespace: user_namespace::of_pod(pod.config)?,
+        mount_label: labels.mount,
     })
 }
 
-fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Invalid> {
+fn process(
+    input: &Input<'_>,
+    defaults: &Defaults,
+    selinux_label: String,
+) -> Result<shim::Process, Invalid> {
     let Input {
         host,
         container,
@@ -291,6 +304,7 @@ fn process(input: &Input<'_>, defaults: &Defaults) -> Result<shim::Process, Inva
             .map(|&(soft, hard)| resources::nofile(soft, hard))
             .collect(),
         apparmor_profile: container.apparmor_profile.unwrap_or_default().into(),
+        selinux_label,
     })
 }
 

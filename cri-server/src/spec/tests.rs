@@ -128,6 +128,7 @@ impl Fixture {
             user: None,
             cgroup_parent: "/pods/p",
             delegated: false,
+            selinux_level: "",
         };
         let container = Container {
             id: "c",

@@ -73,6 +73,7 @@ fn bind(
         create_source: true,
         recursive_readonly: recursive_readonly(mount, field)?,
         non_recursive: false,
+        relabel: mount.selinux_relabel,
     })
 }
 

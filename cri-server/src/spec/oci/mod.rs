@@ -65,6 +65,7 @@ pub(crate) fn config(
         state_dir,
         // A pod with one is refused (RunPodSandbox).
         user_namespace: _,
+        mount_label,
     } = plan;
     let shim::Cgroup {
         path,
@@ -85,6 +86,9 @@ pub(crate) fn config(
     });
     if !seccomp.is_null() {
         linux["seccomp"] = seccomp;
+    }
+    if !mount_label.is_empty() {
+        linux["mountLabel"] = json!(mount_label);
     }
     if let Some(propagation) = propagation {
         linux["rootfsPropagation"] = json!(propagation);
@@ -117,6 +121,7 @@ fn process(process: shim::Process, prepared: &shim::Prepared) -> Value {
         oom_score_adj: _,
         rlimits: _,
         apparmor_profile,
+        selinux_label,
     } = process;
     let identity = prepared.identity.clone().unwrap_or_default();
     let mut env = texts(&env);
@@ -136,6 +141,9 @@ fn process(process: shim::Process, prepared: &shim::Prepared) -> Value {
     });
     if !apparmor_profile.is_empty() {
         lowered["apparmorProfile"] = json!(apparmor_profile);
+    }
+    if !selinux_label.is_empty() {
+        lowered["selinuxLabel"] = json!(selinux_label);
     }
     lowered
 }

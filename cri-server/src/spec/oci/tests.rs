@@ -120,3 +120,19 @@ fn a_bind_that_the_shim_has_not_made_is_refused() {
     let error = config(plan, &shim::Prepared::default(), seccomp).unwrap_err();
     assert!(error.field.contains("/dev/shm"), "{error}");
 }
+
+#[test]
+fn selinux_labels_go_to_the_runtime() {
+    let (mut plan, seccomp) = Fixture::default().with_oci();
+    plan.mount_label = "u:object_r:container_file_t:s0".into();
+    plan.process.as_mut().unwrap().selinux_label = "u:r:container_t:s0".into();
+    let config = config(plan, &prepared(), seccomp).unwrap();
+    let labels = [
+        &config["linux"]["mountLabel"],
+        &config["process"]["selinuxLabel"],
+    ];
+    assert_eq!(
+        labels,
+        ["u:object_r:container_file_t:s0", "u:r:container_t:s0"]
+    );
+}

@@ -18,7 +18,7 @@ use corten_sys::{
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
-use super::{attach_at, attribute_bits, bundle};
+use super::{attach_at, attribute_bits, bundle, context};
 use crate::failure::{Doing, Result, failure, invalid};
 
 /// A detached mount that is to be attached in the container.
@@ -29,11 +29,12 @@ pub(super) struct Tree {
     is_directory: bool,
 }
 
-/// Opens the source, and gives the copy its ids, flags and propagation.
+/// Opens the source, with its files relabelled where that is asked for, and gives the copy its ids, flags and propagation.
 pub(super) fn open(
     bind: &Bind,
     mount: &Mount,
     user_namespace: Option<BorrowedFd<'_>>,
+    label: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Tree> {
     let path = Path::new(&bind.source);
@@ -46,6 +47,9 @@ pub(super) fn open(
             &error,
         )
     })?;
+    if bind.relabel && !label.is_empty() {
+        context::relabel(fd.as_fd(), &bind.source, label)?;
+    }
     if mount.id_mapped {
         map_ids(&fd, mount, &bind.source, user_namespace)?;
     }

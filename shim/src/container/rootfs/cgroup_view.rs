@@ -12,7 +12,7 @@ use corten_sys::{
 use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 
-use super::{DIRECTORY, attach_at, attribute_bits};
+use super::{DIRECTORY, attach_at, attribute_bits, context};
 use crate::{
     container::group::Group,
     failure::{Doing, Result},
@@ -72,10 +72,10 @@ pub(super) fn open(plan: &Plan, group: &Group) -> Result<View> {
 }
 
 impl View {
-    pub(super) fn attach(self, root: &Root, mount: &Mount) -> Result<()> {
+    pub(super) fn attach(self, root: &Root, mount: &Mount, label: &str) -> Result<()> {
         let bits = attribute_bits(mount.attributes);
         match self {
-            Self::V1(hierarchies) => attach_v1(root, &hierarchies, bits, &mount.destination),
+            Self::V1(hierarchies) => attach_v1(root, &hierarchies, bits, &mount.destination, label),
             Self::V2 => {
                 let fd = mount::new_filesystem("cgroup2", &[("source", Some("cgroup"))], bits)
                     .doing("mount", "cgroup2")?;
@@ -90,17 +90,21 @@ impl View {
     }
 }
 
-fn attach_v1(root: &Root, hierarchies: &[Hierarchy], bits: u64, destination: &str) -> Result<()> {
-    let tmpfs = mount::new_filesystem(
-        "tmpfs",
-        &[
-            ("mode", Some("755")),
-            ("size", Some("64k")),
-            ("source", Some("tmpfs")),
-        ],
-        bits & !ATTR_RDONLY,
-    )
-    .doing("mount", "tmpfs for cgroups")?;
+fn attach_v1(
+    root: &Root,
+    hierarchies: &[Hierarchy],
+    bits: u64,
+    destination: &str,
+    label: &str,
+) -> Result<()> {
+    let options = [
+        ("mode", Some("755")),
+        ("size", Some("64k")),
+        ("source", Some("tmpfs")),
+    ];
+    let options: Vec<_> = options.into_iter().chain(context::option(label)).collect();
+    let tmpfs = mount::new_filesystem("tmpfs", &options, bits & !ATTR_RDONLY)
+        .doing("mount", "tmpfs for cgroups")?;
     attach_at(root, tmpfs.as_fd(), destination, true)?;
     for Hierarchy { name, tree } in hierarchies {
         let subject = || format!("{destination}/{name}");

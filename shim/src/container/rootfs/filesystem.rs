@@ -2,18 +2,21 @@
 
 use std::{os::fd::AsFd, path::Path};
 
-use corten_proto::shim::{Filesystem, Mount};
+use corten_proto::shim::{Filesystem, Mount, Plan, namespace::From};
 use corten_sys::{mount, root::Root};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
 };
 
-use super::{attach_at, attribute_bits};
+use super::{attach_at, attribute_bits, context};
 use crate::failure::{Doing, Result, invalid};
 
+/// New ones, whose files are the container's own.
+const LABELLED: [&str; 2] = ["tmpfs", "devpts"];
+
 /// Mounts it at the destination.
-pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem) -> Result<()> {
+pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem, plan: &Plan) -> Result<()> {
     let subject = || format!("{} on {}", kind.r#type, mount.destination);
     if matches!(kind.r#type.as_str(), "proc" | "sysfs") {
         refuse_symlinks(root, &mount.destination)?;
@@ -21,9 +24,22 @@ pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem) -> Result<()
     // What mount tables name it by: programs look for "proc" and "sysfs" there.
     let mut options = options(&kind.options);
     options.push(("source", Some(&kind.r#type)));
+    if LABELLED.contains(&kind.r#type.as_str()) {
+        options.extend(context::option(&plan.mount_label));
+    }
     let fd = mount::new_filesystem(&kind.r#type, &options, attribute_bits(mount.attributes))
         .doing("mount", subject())?;
+    // There is one of it in an IPC namespace, whatever options it is asked for with.
+    if kind.r#type == "mqueue" && !plan.mount_label.is_empty() && has_own_ipc(plan) {
+        context::share_directory(fd.as_fd(), &plan.mount_label).doing("label", subject())?;
+    }
     attach_at(root, fd.as_fd(), &mount.destination, true)
+}
+
+/// Or its pod's.
+fn has_own_ipc(plan: &Plan) -> bool {
+    let ipc = plan.namespaces.as_ref().and_then(|all| all.ipc.as_ref());
+    ipc.is_some_and(|ipc| !matches!(ipc.from, Some(From::Host(_))))
 }
 
 /// An image whose /proc is a symlink would have its masked paths somewhere else than the kernel's files.

@@ -13,7 +13,7 @@ use corten_sys::{
 use nix::libc;
 use rustix::fs::{FileType, fstat};
 
-use super::device;
+use super::{context, device};
 use crate::failure::{Doing, Result, invalid};
 
 const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
@@ -32,7 +32,7 @@ pub(super) fn make_readonly(root: &Root, paths: &[String]) -> Result<()> {
 }
 
 /// Puts an empty read-only directory over each directory, and the null device over everything else.
-pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
+pub(super) fn mask(root: &Root, paths: &[String], label: &str) -> Result<()> {
     let (mut empty, mut null) = (None, None);
     for path in paths {
         let Some(place) = locate(root, path)? else {
@@ -48,7 +48,7 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
             // Only a mount that is attached can be copied on every kernel, so the first is made and the others are copies.
             Some(first) => mount::clone_tree_at(OwnedFd::as_fd(first), false)
                 .doing("copy the mask for", path)?,
-            None if FileType::from_raw_mode(mode) == FileType::Directory => empty_directory()?,
+            None if FileType::from_raw_mode(mode) == FileType::Directory => empty_directory(label)?,
             None => null_device(root)?,
         };
         mount::attach(copy.as_fd(), place.as_fd()).doing("mask", path)?;
@@ -57,13 +57,10 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn empty_directory() -> Result<OwnedFd> {
-    mount::new_filesystem(
-        "tmpfs",
-        &[("size", Some("4k")), ("source", Some("tmpfs"))],
-        LOCKED,
-    )
-    .doing("mount", "tmpfs for masks")
+fn empty_directory(label: &str) -> Result<OwnedFd> {
+    let options = [("size", Some("4k")), ("source", Some("tmpfs"))];
+    let options: Vec<_> = options.into_iter().chain(context::option(label)).collect();
+    mount::new_filesystem("tmpfs", &options, LOCKED).doing("mount", "tmpfs for masks")
 }
 
 /// A copy of the container's /dev/null. What an image or a volume puts there instead is not used.

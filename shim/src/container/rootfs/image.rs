@@ -21,9 +21,10 @@ pub(super) fn open(
     image: &ImageVolume,
     mount: &Mount,
     user_namespace: Option<BorrowedFd<'_>>,
+    label: &str,
 ) -> Result<Tree> {
     let open = || {
-        let fd = overlay::open_readonly(&image.lower, user_namespace)?;
+        let fd = overlay::open_readonly(&image.lower, user_namespace, label)?;
         let bits = attribute_bits(mount.attributes) | ATTR_RDONLY;
         mount::set_attributes(fd.as_fd(), bits, 0, false)
             .doing("set attributes", format!("of mount {}", mount.destination))?;

@@ -6,6 +6,7 @@
 mod bind;
 mod bundle;
 mod cgroup_view;
+mod context;
 mod copy_up;
 mod device;
 mod filesystem;
@@ -89,7 +90,8 @@ impl Sources {
         let nodes = device::find(&plan.devices, &Ids::of(plan))?;
         let mut open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => {
-                bind::open(bind, mount, user_namespace, warnings).map(Source::Tree)
+                bind::open(bind, mount, user_namespace, &plan.mount_label, warnings)
+                    .map(Source::Tree)
             }
             Some(Kind::Declared(declared)) => volume::open(declared).map(Source::Tree),
             Some(Kind::Cgroup(_) | Kind::Filesystem(_) | Kind::Image(_)) => Ok(Source::Later),
@@ -101,10 +103,15 @@ impl Sources {
         };
         let mut mounts: Vec<_> = plan.mounts.iter().map(&mut open).collect::<Result<_>>()?;
         // After the volumes: an overlay may take us into a copy of the host's mount namespace, where nothing is shared.
-        let root = overlay::open(rootfs, user_namespace)?;
+        let root = overlay::open(rootfs, user_namespace, &plan.mount_label)?;
         for (mount, source) in plan.mounts.iter().zip(&mut mounts) {
             if let Some(Kind::Image(image)) = &mount.kind {
-                *source = Source::Tree(image::open(image, mount, user_namespace)?);
+                *source = Source::Tree(image::open(
+                    image,
+                    mount,
+                    user_namespace,
+                    &plan.mount_label,
+                )?);
             }
         }
         Ok(Self {
@@ -143,7 +150,7 @@ impl Sources {
             match (source, &mount.kind) {
                 // Part of the root, as far as the runtime knows.
                 (Source::Tree(tree), Some(Kind::Declared(_))) => {
-                    places.attach(&root, tree, &mount.destination)?;
+                    places.attach(&root, tree, &mount.destination, &plan.mount_label)?;
                 }
                 (Source::Tree(tree), _) => {
                     tree.attach_in(&layout::bundle_mount(bundle, index))?;
@@ -187,12 +194,12 @@ impl Sources {
         for (mount, source) in plan.mounts.iter().zip(self.mounts) {
             match (source, &mount.kind) {
                 (Source::Tree(tree), Some(Kind::Declared(_))) => {
-                    places.attach(&root, &tree, &mount.destination)?;
+                    places.attach(&root, &tree, &mount.destination, &plan.mount_label)?;
                 }
                 (Source::Tree(tree), _) => tree.attach(&root, &mount.destination)?,
-                (Source::Cgroup(view), _) => view.attach(&root, mount)?,
+                (Source::Cgroup(view), _) => view.attach(&root, mount, &plan.mount_label)?,
                 (Source::Later, Some(Kind::Filesystem(kind))) => {
-                    filesystem::attach(&root, mount, kind)?
+                    filesystem::attach(&root, mount, kind, plan)?
                 }
                 (Source::Later, _) => {}
             }
@@ -215,7 +222,7 @@ impl Sources {
 /// Covers masked paths, makes read-only what has to be, and leaves everything else behind: `root` is then `/`.
 pub(super) fn close(root: &Root, plan: &Plan) -> Result<()> {
     hidden::make_readonly(root, &plan.readonly_paths)?;
-    hidden::mask(root, &plan.masked_paths)?;
+    hidden::mask(root, &plan.masked_paths, &plan.mount_label)?;
     if plan
         .rootfs
         .as_ref()

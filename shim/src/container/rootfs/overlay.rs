@@ -35,13 +35,19 @@ struct Layers<'a> {
     own: Option<(&'a str, &'a str)>,
     /// The layers with other ids than on disk; the upper directory never has any.
     mapped: &'a [Mapped],
+    /// SELinux's, of every file; empty is none.
+    label: &'a str,
 }
 
 /// The detached overlay of a container's root, its layers with the ids of the user namespace where there is one.
 ///
 /// The upper directory is never mapped: overlayfs would find no owner for what it makes there, and be read-only. Who it
 /// belongs to is looked up now, so it has to be the container's root already.
-pub(crate) fn open(rootfs: &Rootfs, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+pub(crate) fn open(
+    rootfs: &Rootfs,
+    user_namespace: Option<BorrowedFd<'_>>,
+    label: &str,
+) -> Result<OwnedFd> {
     if rootfs.lower.is_empty() {
         return mount::clone_tree(Path::new(&rootfs.upper), false)
             .doing("open_tree", &rootfs.upper);
@@ -51,6 +57,7 @@ pub(crate) fn open(rootfs: &Rootfs, user_namespace: Option<BorrowedFd<'_>>) -> R
         lower: &rootfs.lower,
         own: Some((&rootfs.upper, &rootfs.work)),
         mapped: &mapped,
+        label,
     };
     layers.mount().doing(
         "mount overlay",
@@ -62,6 +69,7 @@ pub(crate) fn open(rootfs: &Rootfs, user_namespace: Option<BorrowedFd<'_>>) -> R
 pub(super) fn open_readonly(
     lower: &[String],
     user_namespace: Option<BorrowedFd<'_>>,
+    label: &str,
 ) -> Result<OwnedFd> {
     if let [layer] = lower {
         let tree = mount::clone_tree(Path::new(layer), false).doing("open_tree", layer)?;
@@ -77,6 +85,7 @@ pub(super) fn open_readonly(
         lower,
         own: None,
         mapped: &mapped,
+        label,
     };
     layers
         .mount()
@@ -120,11 +129,13 @@ impl Layers<'_> {
             ]
         });
         let source = [("source", Value::Text("overlay"))];
+        let label = (!self.label.is_empty()).then_some(("context", Value::Text(self.label)));
         let options: Vec<_> = source
             .into_iter()
             .chain(own)
             .chain(layers)
             .chain(FLAGS)
+            .chain(label)
             .collect();
         mount::new_filesystem_of("overlay", &options, 0)
     }
@@ -145,6 +156,9 @@ impl Layers<'_> {
         if let Some((upper, work)) = self.own {
             let (upper, work) = (escaped(upper), escaped(work));
             options += &format!(",upperdir={upper},workdir={work},volatile");
+        }
+        if !self.label.is_empty() {
+            options += &format!(",context=\"{}\"", self.label);
         }
         let place = self.own.map_or(self.lower[0].as_str(), |(upper, _)| upper);
         let before = open_directory(".".as_ref())?;

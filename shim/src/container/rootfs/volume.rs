@@ -7,7 +7,7 @@ use corten_sys::{mount, root::Root};
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
-use super::{DIRECTORY, bind::Tree, copy_up};
+use super::{DIRECTORY, bind::Tree, context, copy_up};
 use crate::failure::{Doing, Result, invalid};
 
 /// The volume's directory, detached.
@@ -30,7 +30,13 @@ impl Places {
     }
 
     /// Copies up, and attaches.
-    pub(super) fn attach(&mut self, root: &Root, tree: &Tree, destination: &str) -> Result<()> {
+    pub(super) fn attach(
+        &mut self,
+        root: &Root,
+        tree: &Tree,
+        destination: &str,
+        label: &str,
+    ) -> Result<()> {
         let path = Path::new(destination);
         let place = root
             .make_dir_all(path, DIRECTORY)
@@ -44,6 +50,9 @@ impl Places {
             return refused("it is not a directory");
         }
         copy_up::copy(place.as_fd(), tree.fd.as_fd(), destination)?;
+        if !label.is_empty() {
+            context::relabel(tree.fd.as_fd(), destination, label)?;
+        }
         mount::attach(tree.fd.as_fd(), place.as_fd()).doing("attach mount", destination)?;
         self.0.push(mount_id(&tree.fd, destination)?);
         Ok(())
