@@ -155,16 +155,19 @@ fn a_pid_namespace_is_joined(site: &Site) {
             pid => break pid.to_owned(),
         }
     };
-    let mut plan = site.plan("cat /proc/1/comm; [ $$ != 1 ] && echo other; sleep 1000");
+    let mut plan =
+        site.plan("cat /proc/1/comm; [ $$ != 1 ] && echo other; touch /said; sleep 1000");
     let join = From::Join(format!("/proc/{pid}/ns/pid"));
     plan.namespaces.as_mut().unwrap().pid = Some(Namespace { from: Some(join) });
     let mut waiting = create(plan).unwrap();
     waiting.start().unwrap();
-    assert_eq!(waiting.exec("cat /proc/1/comm").unwrap().1, "sleep\n");
+    // Not killed before it has said all.
+    let script = "until [ -e /said ]; do sleep 0.01; done; cat /proc/1/comm";
+    let seen = waiting.exec(script).unwrap().1;
     let out = waiting.kill().out;
-    assert!(out.is_empty() || out == "sleep\nother\n", "{out}");
     holder.kill().unwrap();
     holder.wait().unwrap();
+    assert_eq!((&*out, &*seen), ("sleep\nother\n", "sleep\n"));
 }
 
 fn an_exec_in_a_dead_container_is_told(site: &Site) {
