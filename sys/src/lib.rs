@@ -13,6 +13,7 @@ pub mod prctl;
 pub mod process;
 pub mod root;
 pub mod seccomp;
+pub mod sibling;
 pub mod socket;
 pub mod syscall;
 pub mod thread;

@@ -131,12 +131,7 @@ pub fn new_filesystem(
     options: &[(&str, Option<&str>)],
     attributes: u64,
 ) -> io::Result<OwnedFd> {
-    let value = |value: Option<_>| value.map_or(Value::Flag, Value::Text);
-    let options: Vec<_> = options
-        .iter()
-        .map(|(key, text)| (*key, value(*text)))
-        .collect();
-    new_filesystem_of(kind, &options, attributes)
+    make_filesystem(open_filesystem(kind)?.as_fd(), options, attributes)
 }
 
 /// A new detached file system, also from what is open.
@@ -148,10 +143,47 @@ pub fn new_filesystem_of(
     options: &[(&str, Value<'_>)],
     attributes: u64,
 ) -> io::Result<OwnedFd> {
-    let fs = fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let made = configure(fs.as_fd(), options, attributes);
-    made.map_err(|error| {
-        let words = kernel_words(fs.as_fd());
+    make(open_filesystem(kind)?.as_fd(), options, attributes)
+}
+
+/// A file system to be made (fsopen(2)).
+pub fn open_filesystem(kind: &str) -> io::Result<OwnedFd> {
+    Ok(fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?)
+}
+
+/// Sets an option of what [`open_filesystem`] has opened.
+///
+/// # Errors
+/// EINVAL for one that the file system does not know.
+pub fn set_option(fs: BorrowedFd<'_>, key: &str, value: Value<'_>) -> io::Result<()> {
+    match value {
+        Value::Text(text) => fsconfig_set_string(fs, key, text)?,
+        Value::File(file) => fsconfig_set_fd(fs, key, file)?,
+        Value::Flag => fsconfig_set_flag(fs, key)?,
+    }
+    Ok(())
+}
+
+/// Makes what [`open_filesystem`] has opened, detached.
+///
+/// # Errors
+/// As [`new_filesystem_of`].
+pub fn make_filesystem(
+    fs: BorrowedFd<'_>,
+    options: &[(&str, Option<&str>)],
+    attributes: u64,
+) -> io::Result<OwnedFd> {
+    let value = |value: Option<_>| value.map_or(Value::Flag, Value::Text);
+    let options: Vec<_> = options
+        .iter()
+        .map(|(key, text)| (*key, value(*text)))
+        .collect();
+    make(fs, &options, attributes)
+}
+
+fn make(fs: BorrowedFd<'_>, options: &[(&str, Value<'_>)], attributes: u64) -> io::Result<OwnedFd> {
+    configure(fs, options, attributes).map_err(|error| {
+        let words = kernel_words(fs);
         if words.is_empty() {
             error
         } else {
@@ -166,11 +198,7 @@ fn configure(
     attributes: u64,
 ) -> io::Result<OwnedFd> {
     for (key, value) in options {
-        match value {
-            Value::Text(text) => fsconfig_set_string(fs, *key, *text)?,
-            Value::File(file) => fsconfig_set_fd(fs, *key, file)?,
-            Value::Flag => fsconfig_set_flag(fs, *key)?,
-        }
+        set_option(fs, key, *value)?;
     }
     fsconfig_create(fs)?;
     let attributes = u32::try_from(attributes).unwrap_or_default();

@@ -19,6 +19,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Since 5.5: the child starts with default signal handlers.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
+/// signal(7)
+pub const SIGKILL: i32 = libc::SIGKILL;
+
 /// This process has one thread, so that a copy of it is whole.
 #[derive(Debug)]
 pub struct SingleThreaded(());

@@ -258,7 +258,7 @@ fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
         ));
     }
     match target.state() {
-        State::Running { .. } => Ok(Some(target.record.init_pid)),
+        State::Running { .. } => Ok(Some(target.init_pid())),
         _ => Err(Error::invalid(
             field,
             format!("container {} does not run", options.target_id),

@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct Container {
     /// See [`name`].
     pub(crate) name: String,
     state: watch::Sender<State>,
+    /// On the host. Another one than at its creation where the start has made it (shim.proto, Started).
+    init_pid: AtomicI32,
     /// Those that it has, after the last update.
     limits: Mutex<Option<cri::LinuxContainerResources>>,
     /// Held while the record is written: the last one has everything.
@@ -82,10 +84,12 @@ impl Container {
             .unwrap_or_default();
         let (state, _) = watch::channel(state);
         let limits = record.limits.clone();
+        let init_pid = AtomicI32::new(record.init_pid);
         Self {
             record,
             name,
             state,
+            init_pid,
             limits: Mutex::new(limits),
             saving: Mutex::default(),
             shim: Mutex::new(None),
@@ -170,6 +174,17 @@ impl Container {
             subject: format!("container {}", self.record.id),
             state,
             need,
+        }
+    }
+
+    pub(crate) fn init_pid(&self) -> i32 {
+        self.init_pid.load(Ordering::Relaxed)
+    }
+
+    /// Takes what the shim has told; an older one tells nothing at the start, and has no other then.
+    pub(crate) fn set_init_pid(&self, pid: i32) {
+        if pid != 0 {
+            self.init_pid.store(pid, Ordering::Relaxed);
         }
     }
 

@@ -27,8 +27,8 @@ pub(crate) async fn start(container: &Container) -> Result<()> {
     let Some(client) = container.shim() else {
         return Err(container.in_state("lost", "its shim is gone; make a new one"));
     };
-    let started_at = match client.start().await {
-        Ok(started_at) => started_at,
+    let started = match client.start().await {
+        Ok(started) => started,
         Err(source) => {
             let is_refused = |failure: &Failure| failure.kind() != FailureKind::FailurePhase;
             if source.failure().is_some_and(is_refused) {
@@ -40,7 +40,10 @@ pub(crate) async fn start(container: &Container) -> Result<()> {
         }
     };
     // One that ended at once is not set back. Nothing is recorded: after a restart the shim tells it again.
-    container.advance(State::Running { started_at });
+    container.set_init_pid(started.init_pid);
+    container.advance(State::Running {
+        started_at: started.at_ns,
+    });
     tracing::info!(container = %container.record.id, name = container.name, "container runs");
     Ok(())
 }

@@ -111,6 +111,7 @@ async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>) -> bool {
     match hello.phase() {
         Phase::Created => {}
         Phase::Running => {
+            container.set_init_pid(hello.init_pid);
             container.advance(State::Running {
                 started_at: hello.started_at_ns,
             });

@@ -30,7 +30,7 @@ fn info(cx: &Context, container: &Container) -> BTreeMap<String, String> {
     let record = &container.record;
     let info = json!({
         "sandboxID": record.pod_id,
-        "pid": record.init_pid,
+        "pid": container.init_pid(),
         "cgroup": record.cgroup,
         "layers": record.layers,
         "stateDir": corten_proto::layout::container_state(&cx.config.state, &record.id),

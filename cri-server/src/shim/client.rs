@@ -17,7 +17,7 @@ use corten_proto::{
     layout,
     shim::{
         Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan, Prepared,
-        ReopenLog, Reply, Request, Shutdown, Start, Stop, Update, reply::Result as Answer,
+        ReopenLog, Reply, Request, Shutdown, Start, Started, Stop, Update, reply::Result as Answer,
         request::Call,
     },
 };
@@ -144,10 +144,9 @@ impl Client {
         }
     }
 
-    /// Returns when it was started, in nanoseconds of Unix time.
-    pub(crate) async fn start(&self) -> Result<i64, Error> {
+    pub(crate) async fn start(&self) -> Result<Started, Error> {
         match self.call(Call::Start(Start {}), &[], Some(CREATE)).await? {
-            Answer::Started(started) => Ok(started.at_ns),
+            Answer::Started(started) => Ok(started),
             _ => Err(Error::Confused { what: "Start" }),
         }
     }

@@ -8,8 +8,9 @@ use std::{
     path::Path,
 };
 
-use corten_proto::shim::{Failure, Identity, Process};
+use corten_proto::shim::{Failure, FailureKind, Identity, Process};
 use corten_sys::{process, root::Root};
+use nix::libc;
 use rustix::{
     fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchown, fcntl_setfl, fstat},
     pipe::{PipeFlags, pipe_with},
@@ -17,13 +18,15 @@ use rustix::{
 };
 
 use super::{
-    Stdio, label,
+    Stdio,
+    birth::Maker,
+    label,
     program::Program,
     report::{self, Packet},
     rootfs,
     security::{self, Privileges},
 };
-use crate::failure::{Doing, Result, invalid};
+use crate::failure::{Doing, Result, failure, invalid};
 
 /// The umask of a container's process, as other runtimes have it.
 const UMASK: Mode = Mode::from_raw_mode(0o022);
@@ -140,10 +143,37 @@ pub(super) fn close_descriptors(report: &OwnedFd) -> Result<()> {
     process::close_all_but(report.as_fd()).doing("close_range", "descriptors")
 }
 
-/// Gives up privileges and becomes the program. Returns only why it could not.
-pub(super) fn execute(privileges: &Privileges, process: &Process, program: &Program) -> Failure {
-    match privileges.seal(process) {
+/// Gives up privileges and becomes the program, by a sibling where there is a `maker`. Returns only why it could not.
+pub(super) fn execute(
+    privileges: &Privileges,
+    process: &Process,
+    program: &Program,
+    maker: Option<Maker<'_>>,
+) -> Failure {
+    let become_it = || {
+        let unsealed = privileges.give_up(process)?;
+        if let Some(maker) = maker {
+            maker.make()?;
+        }
+        privileges.seal(process, unsealed)
+    };
+    match become_it() {
         Ok(()) => program.execute(),
         Err(failure) => failure,
     }
+}
+
+/// ESRCH and, from clone into a PID namespace whose init is dead, ENOMEM mean that there is no container any more.
+pub(super) fn gone_or(operation: &str, error: &io::Error) -> Failure {
+    let mut failure = failure(
+        FailureKind::FailureInternal,
+        operation,
+        "of the container",
+        error,
+    );
+    if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM)) {
+        failure.kind = FailureKind::FailurePhase.into();
+        failure.hint = "the container's init has ended".into();
+    }
+    failure
 }

@@ -3,29 +3,26 @@
 //! It has a cgroup of its own below the container's, by which it and all that it starts can be killed: on v2, also where v1
 //! has the controllers, or else in v1's freezer hierarchy.
 
-use std::{
-    io,
-    os::fd::{BorrowedFd, OwnedFd},
-};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use corten_proto::shim::{Failure, FailureKind, Identity, Process};
+use corten_proto::shim::{Identity, Process};
 use corten_sys::{
     cgroup::{Cgroup, Hierarchies},
     ns,
     process::CloneFlags,
     root::Root,
 };
-use nix::libc;
 
 use super::{
     Stdio,
-    child::{self, close_descriptors},
+    birth::Maker,
+    child::{self, close_descriptors, gone_or},
     group::Group,
     ids::{self, Ids},
     program::Program,
     security::{self, Privileges},
 };
-use crate::failure::{Doing, Result, failure};
+use crate::failure::{Doing, Result};
 
 /// What the shim hands to the child.
 #[derive(Debug)]
@@ -42,6 +39,7 @@ pub(super) struct Stage<'a> {
     /// Of the container's init.
     pub(super) init: BorrowedFd<'a>,
     pub(super) report: &'a OwnedFd,
+    pub(super) maker: Maker<'a>,
 }
 
 struct Ready {
@@ -52,7 +50,12 @@ struct Ready {
 impl Stage<'_> {
     pub(super) fn run(&self, stdio: Stdio) -> ! {
         child::run(self.report, || match self.prepare(stdio) {
-            Ok(ready) => child::execute(&ready.privileges, self.process, &ready.program),
+            Ok(ready) => child::execute(
+                &ready.privileges,
+                self.process,
+                &ready.program,
+                Some(self.maker),
+            ),
             Err(failure) => failure,
         })
     }
@@ -91,9 +94,11 @@ impl Stage<'_> {
         })
     }
 
-    /// Enters the namespaces of init in one call, so that the rights of the host's root count for all of them, save for PID, into which this process was born.
+    /// Enters the namespaces of init in one call, so that the rights of the host's root count for all of them. PID is for
+    /// the sibling to come.
     fn enter(&self) -> Result<()> {
-        let mut kinds = CloneFlags::CLONE_NEWNS
+        let mut kinds = CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWNET
@@ -107,21 +112,6 @@ impl Stage<'_> {
         }
         Ok(())
     }
-}
-
-/// ESRCH and, from clone3 into a PID namespace whose init is dead, ENOMEM mean that there is no container any more.
-pub(super) fn gone_or(operation: &str, error: &io::Error) -> Failure {
-    let mut failure = failure(
-        FailureKind::FailureInternal,
-        operation,
-        "of the container",
-        error,
-    );
-    if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM)) {
-        failure.kind = FailureKind::FailurePhase.into();
-        failure.hint = "the container's init has ended".into();
-    }
-    failure
 }
 
 /// The cgroup of one exec.

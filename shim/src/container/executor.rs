@@ -1,15 +1,9 @@
 //! The two ways to run a container, behind one interface: this program itself, or an external OCI runtime.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use corten_proto::shim::{Create, Created, Update, Updated};
-use corten_sys::{
-    cgroup::Oom,
-    process::{self, Child},
-};
+use corten_sys::{cgroup::Oom, process::Child};
 
 use super::{Container, Execed, Report, Stdio, external::External};
 use crate::failure::{Result, invalid, phase};
@@ -47,15 +41,23 @@ impl Executor {
     /// is the caller's.
     pub(crate) fn leader(&self) -> &Child {
         match self {
-            Self::Builtin(container) => &container.init,
+            Self::Builtin(container) => container.init.child(),
             Self::External(external) => external.leader(),
+        }
+    }
+
+    /// Takes over a leader that another has made. Returns the latter, which has ended.
+    pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
+        match self {
+            Self::Builtin(container) => container.init.succeed(),
+            Self::External(_) => Ok(None),
         }
     }
 
     /// 0 where there is none.
     pub(crate) fn init_pid(&self) -> i32 {
         match self {
-            Self::Builtin(container) => container.init.pid,
+            Self::Builtin(container) => container.init.child().pid,
             Self::External(external) => external.init_pid(),
         }
     }
@@ -80,7 +82,7 @@ impl Executor {
 
     pub(crate) fn signal(&self, number: i32) -> io::Result<()> {
         match self {
-            Self::Builtin(container) => process::signal(container.init.pidfd.as_fd(), number),
+            Self::Builtin(container) => container.init.signal(number),
             Self::External(external) => external.signal(number),
         }
     }

@@ -6,18 +6,23 @@ use std::{
 };
 
 use corten_proto::shim::{Created, Failure, FailureKind, Plan, Process};
-use corten_sys::{process::CloneFlags, root::Root};
+use corten_sys::{
+    process::{CloneFlags, SingleThreaded},
+    root::Root,
+    sibling::Slot,
+};
 use nix::sched::unshare;
 
 use super::{
     Stdio,
+    birth::Maker,
     child::{self, close_descriptors},
     group::Group,
     ids::Ids,
     namespaces::Joins,
     program::Program,
     report::{self, Packet},
-    rootfs::{self, Sources},
+    rootfs::{self, Pids, Sources},
     security::{self, Privileges},
     terminal,
     user::{self, User},
@@ -33,6 +38,9 @@ pub(super) struct Init<'a> {
     pub(super) joins: &'a Joins,
     pub(super) ids: &'a Ids,
     pub(super) report: &'a OwnedFd,
+    pub(super) proof: &'a SingleThreaded,
+    /// Where a sibling becomes the container's init: in a PID namespace with others.
+    pub(super) slot: Option<&'a Slot>,
 }
 
 /// What execve still needs.
@@ -67,8 +75,14 @@ impl Init<'_> {
         sources.open_cgroup(self.plan, self.group)?;
         self.joins.enter()?;
         self.ids.make_files_as_root()?;
-        let root = sources.assemble(self.plan, template)?;
+        let pids = self.joins.pid.as_ref().map(|pid| Pids {
+            namespace: pid.as_fd(),
+            template: template.as_fd(),
+            proof: self.proof,
+        });
+        let root = sources.assemble(self.plan, template, pids)?;
         let user = self.close(root, &stdio, &mut told)?;
+        self.joins.enter_pid()?;
         self.joins.enter_user()?;
         let (ready, master) = self.settle(&stdio, user, &mut told)?;
         drop(stdio);
@@ -116,7 +130,12 @@ impl Init<'_> {
         let program = Program::new(&process.args, &process.env, user.home.clone())?;
         told.home = String::from_utf8_lossy(&user.home).into_owned();
         let master = if process.terminal {
-            Some(terminal::open(&root, &identity)?)
+            let master = terminal::open(&root, &identity)?;
+            // Whoever leads the terminal's session hangs it up by its end.
+            if self.slot.is_none() {
+                terminal::take()?;
+            }
+            Some(master)
         } else {
             child::take_streams(&root, stdio)?;
             None
@@ -140,7 +159,12 @@ impl Init<'_> {
         if !report::wait_for_release(self.report) {
             return shim_is_gone();
         }
-        child::execute(&ready.privileges, self.process, &ready.program)
+        let maker = self.slot.map(|slot| Maker {
+            proof: self.proof,
+            slot,
+            terminal: self.process.terminal,
+        });
+        child::execute(&ready.privileges, self.process, &ready.program, maker)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   shim                                     child
 //!   make the v2 cgroup
-//!   clone3 (new or joined PID namespace) --> open what the plan names on the host: volumes, devices, overlay
+//!   clone3 (new PID namespace) ------------> open what the plan names on the host: volumes, devices, overlay
 //!   make the v1 cgroups, set limits
 //!   go ahead ------------------------------> attach to the v1 cgroups
 //!                                            enter the template, build the root, limits, pivot
@@ -14,13 +14,18 @@
 //!                         <----------------- end of file: execve has succeeded; or Failure
 //! ```
 //!
+//! Where the PID namespace is not its own, the child has made a sibling in there before it execs ([`birth`]), and so has
+//! a further process.
+//!
 //! Both ends talk over one SOCK_SEQPACKET pair, `report`: a message is a whole packet. Only the child touches
 //! paths that a user named, so that a dead volume blocks nobody else.
 
+mod birth;
 mod child;
 mod exec;
 mod executor;
 mod external;
+mod filter;
 mod group;
 mod ids;
 mod init;
@@ -42,11 +47,12 @@ use std::{
 use corten_proto::shim::{Created, Identity, Plan, Process, Update, Updated};
 use corten_sys::{
     cgroup::Oom,
-    ns,
-    process::{self, Child, CloneFlags, Cloned, SingleThreaded},
+    process::{self, CloneFlags, Cloned, SingleThreaded},
+    sibling::Slot,
 };
 
 use self::{
+    birth::{Birth, Maker},
     exec::{Stage, Subgroup},
     group::Group,
     ids::Ids,
@@ -72,22 +78,20 @@ pub(crate) struct Stdio {
 #[derive(Debug)]
 pub(crate) struct Container {
     /// Its first process; reaping it is the caller's.
-    pub(crate) init: Child,
+    pub(crate) init: Birth,
     proof: SingleThreaded,
     group: Group,
     process: Process,
     identity: Identity,
     ids: Ids,
     home: String,
-    /// Children of the shim are not yet born in the container's PID namespace.
-    outside_pid: bool,
     execs: u64,
 }
 
 /// A further process in a container.
 #[derive(Debug)]
 pub(crate) struct Execed {
-    pub(crate) child: Child,
+    pub(crate) birth: Birth,
     pub(crate) report: Report,
     subgroup: Subgroup,
 }
@@ -99,7 +103,8 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     let joins = Joins::open(plan.namespaces.as_ref().ok_or_else(missing("namespaces"))?)?;
     let ids = Ids::of(&plan);
     let proof = SingleThreaded::verify().doing("clone", "init")?;
-    joins.enter_pid()?;
+    let slot = joins.pid.as_ref().map(|_| Slot::new());
+    let slot = slot.transpose().doing("share memory", "with init")?;
     let (ours, theirs) = report::pair()?;
     let cgroup = plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?;
     let mut group = Group::create(cgroup)?;
@@ -117,6 +122,8 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                 joins: &joins,
                 ids: &ids,
                 report: &theirs,
+                proof: &proof,
+                slot: slot.as_ref(),
             };
             init.run(template, stdio)
         }
@@ -124,7 +131,10 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
             Ok(()) => {
                 // One that has failed by now has left word why.
                 let _ = ours.go_ahead();
-                Ok(init)
+                Ok(match slot {
+                    Some(slot) => Birth::by_sibling(init, slot),
+                    None => Birth::direct(init),
+                })
             }
             Err(failure) => {
                 let _ = process::kill(init.pidfd.as_fd());
@@ -135,7 +145,6 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     };
     match made {
         Ok(init) => {
-            let (outside_pid, identity) = (joins.has_new_pid(), Identity::default());
             let process = Process {
                 args: Vec::new(),
                 ..plan.process.unwrap_or_default()
@@ -146,10 +155,9 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                     proof,
                     group,
                     process,
-                    identity,
+                    identity: Identity::default(),
                     ids,
                     home: String::new(),
-                    outside_pid,
                     execs: 0,
                 },
                 ours,
@@ -164,13 +172,9 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
 
 /// Starts a further process, which execs by itself.
 pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) -> Result<Execed> {
-    if container.outside_pid {
-        ns::enter(container.init.pidfd.as_fd(), CloneFlags::CLONE_NEWPID)
-            .map_err(|error| exec::gone_or("enter the PID namespace", &error))?;
-        container.outside_pid = false;
-    }
     container.execs += 1;
     let (ours, theirs) = report::pair()?;
+    let slot = Slot::new().doing("share memory", "with the exec")?;
     let subgroup = Subgroup::create(
         &container.group,
         container.group.hierarchies.for_killing(),
@@ -186,9 +190,10 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 ids,
                 home,
                 init,
+                proof,
                 ..
             } = container;
-            let init = init.pidfd.as_fd();
+            let init = init.child().pidfd.as_fd();
             Stage {
                 args: &args,
                 process,
@@ -199,11 +204,16 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 freezer,
                 init,
                 report: &theirs,
+                maker: Maker {
+                    proof,
+                    slot: &slot,
+                    terminal: false,
+                },
             }
             .run(stdio)
         }
         Ok((Cloned::Parent(child), _)) => Ok(Execed {
-            child,
+            birth: Birth::by_sibling(child, slot),
             report: ours,
             subgroup,
         }),
@@ -237,14 +247,11 @@ impl Container {
             CloneFlags::empty(),
             v2.as_ref().map(AsFd::as_fd),
         );
-        Ok((
-            cloned.map_err(|error| exec::gone_or("clone3", &error))?,
-            freezer,
-        ))
+        Ok((cloned.doing("clone3", "an exec")?, freezer))
     }
 
     pub(crate) fn update(&mut self, update: &Update) -> Result<Updated> {
-        let updated = update::update(&self.group, self.init.pid, update)?;
+        let updated = update::update(&self.group, self.init.child().pid, update)?;
         if let Some(wanted) = update.oom_score_adj {
             self.process.oom_score_adj = wanted;
         }
@@ -253,7 +260,7 @@ impl Container {
 
     /// Kills every process in the cgroup, and init, which is not in it from the first moment.
     pub(crate) fn kill(&self) -> io::Result<()> {
-        process::kill(self.init.pidfd.as_fd())?;
+        self.init.signal(process::SIGKILL)?;
         self.group.cgroup().kill()
     }
 
@@ -282,7 +289,7 @@ impl Execed {
     /// Kills the process and all that it has started, wherever they have gone.
     pub(crate) fn kill(&self) -> io::Result<()> {
         // The monitor of an external runtime is not in it.
-        process::kill(self.child.pidfd.as_fd())?;
+        self.birth.signal(process::SIGKILL)?;
         self.subgroup.cgroup().kill()
     }
 

@@ -19,8 +19,8 @@ pub(super) struct Joins {
     pub(super) new: CloneFlags,
     /// After clone3, in the child.
     entered: Vec<(File, CloneFlags)>,
-    /// Before clone3, since it changes only where children are born.
-    pid: Option<String>,
+    /// For a sibling of the child, which has nothing of the host any more: others are in there.
+    pub(super) pid: Option<OwnedFd>,
     /// When the child is in its cgroup, or the namespace would show another root.
     pub(super) cgroup: bool,
     /// Last of all, when the root is complete.
@@ -42,7 +42,9 @@ impl Joins {
             joins.user = Some(File::open(path).doing("open namespace", path)?.into());
         }
         match from(plan.pid.as_ref()) {
-            Some(From::Join(path)) => joins.pid = Some(path.clone()),
+            Some(From::Join(path)) => {
+                joins.pid = Some(File::open(path).doing("open namespace", path)?.into());
+            }
             Some(From::New(_)) => joins.new |= CloneFlags::CLONE_NEWPID,
             _ => {}
         }
@@ -62,20 +64,6 @@ impl Joins {
         Ok(joins)
     }
 
-    /// Makes later children of this process be born in the joined PID namespace.
-    pub(super) fn enter_pid(&self) -> Result<()> {
-        match &self.pid {
-            Some(path) => ns::enter_path(path.as_ref(), CloneFlags::CLONE_NEWPID)
-                .doing("enter PID namespace", path),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether children of the shim are born in the container's PID namespace only after a look at its init.
-    pub(super) fn has_new_pid(&self) -> bool {
-        self.new.contains(CloneFlags::CLONE_NEWPID)
-    }
-
     /// Enters the joined ones, in the child.
     pub(super) fn enter(&self) -> Result<()> {
         self.entered.iter().try_for_each(|(file, kind)| {
@@ -85,6 +73,15 @@ impl Joins {
 }
 
 impl Joins {
+    /// Has a sibling be born in the joined PID namespace. Children that are to see the host's come before.
+    pub(super) fn enter_pid(&self) -> Result<()> {
+        let pid = self.pid.as_ref();
+        pid.map_or(Ok(()), |pid| {
+            ns::enter(pid.as_fd(), CloneFlags::CLONE_NEWPID)
+        })
+        .doing("enter", "the PID namespace")
+    }
+
     /// Leaves the host's users behind, with a copy of the mount namespace whose mounts can be neither changed nor taken
     /// away from inside (mount_namespaces(7), "Restrictions on mount namespaces").
     pub(super) fn enter_user(&self) -> Result<()> {

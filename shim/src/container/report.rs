@@ -49,7 +49,7 @@ pub(crate) enum Told {
 #[derive(Debug)]
 pub(crate) struct Report {
     socket: OwnedFd,
-    terminal: Option<OwnedFd>,
+    descriptor: Option<OwnedFd>,
 }
 
 /// The shim's end and the child's.
@@ -64,7 +64,7 @@ pub(super) fn pair() -> Result<(Report, OwnedFd)> {
     Ok((
         Report {
             socket: ours,
-            terminal: None,
+            descriptor: None,
         },
         theirs,
     ))
@@ -83,7 +83,7 @@ impl Report {
         let mut fds = Vec::new();
         past_reset(|| socket::receive(&self.socket, &mut bytes, &mut fds))
             .doing("receive", "report")?;
-        self.terminal = fds.pop();
+        self.descriptor = fds.pop();
         let packet = Packet::decode(&*bytes)
             .map_err(io::Error::other)
             .doing("decode", "report")?;
@@ -101,8 +101,8 @@ impl Report {
     }
 
     /// The master of the container's terminal, which comes with [`Told::Created`] where the plan asks for one.
-    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
-        self.terminal.take()
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
     }
 
     /// Lets the child exec.
@@ -180,7 +180,7 @@ mod tests {
         };
         write(theirs.as_fd(), &packet, Some(theirs.as_fd())).unwrap();
         assert!(matches!(ours.read().unwrap(), Told::Created(got) if got == created));
-        assert!(ours.take_terminal().is_some());
+        assert!(ours.take_descriptor().is_some());
     }
 
     #[test]

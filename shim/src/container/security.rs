@@ -9,8 +9,10 @@ use corten_sys::{
 };
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::filter;
 use crate::failure::{Doing, Result};
 
+const SYS_ADMIN: u64 = 1 << 21;
 const SYS_RESOURCE: u64 = 1 << 24;
 /// Capability numbers fit into 64 bits; the kernel says where its own end.
 const MAX_CAPABILITIES: u8 = 64;
@@ -144,7 +146,7 @@ impl Privileges {
         })
     }
 
-    /// Takes on the user's ids, and keeps the capabilities that [`Self::seal`] needs.
+    /// Takes on the user's ids, and keeps the capabilities that [`Self::give_up`] needs.
     pub(super) fn become_user(&self, identity: &Identity) -> Result<()> {
         self.drop_bounding()?;
         let groups: Vec<Gid> = identity
@@ -174,30 +176,36 @@ impl Privileges {
         Ok(())
     }
 
-    /// Gives up what the process may not have, and loads its filter: the last steps before execve.
+    /// Gives up what the process may not have, and loads its filter where that is possible now. What is returned is for
+    /// [`Self::seal`], the last step before execve, in this process or in a sibling of it.
     ///
-    /// Without no_new_privs a filter can only be loaded with CAP_SYS_ADMIN, so it comes before the capabilities go, and has
-    /// to allow the two calls that take them away. With it the filter comes last.
-    pub(super) fn seal(&self, process: &Process) -> Result<()> {
+    /// Without no_new_privs a filter can only be loaded with CAP_SYS_ADMIN. So it comes before the capabilities go where it
+    /// allows what is left to be done, or else that capability stays until then.
+    pub(super) fn give_up(&self, process: &Process) -> Result<Unsealed> {
         let filter = &process.seccomp_filter;
-        let load = || {
-            if filter.is_empty() {
-                Ok(())
-            } else {
-                seccomp::load(filter, process.seccomp_flags)
-            }
-            .doing("load", "the seccomp filter")
+        let needs_right = !filter.is_empty() && !process.no_new_privileges;
+        let unsealed = Unsealed {
+            filter: !filter.is_empty(),
+            capabilities: if needs_right { SYS_ADMIN & self.own } else { 0 },
         };
-        if !process.no_new_privileges && !filter.is_empty() {
+        let unsealed = if needs_right && filter::allows_birth(filter) {
             let all = Sets {
                 effective: self.own,
                 permitted: self.own,
                 inheritable: self.sets.inheritable,
             };
             caps::set(all).doing("capset", "for seccomp")?;
-            load()?;
-        }
-        caps::set(self.sets).doing("capset", names(self.sets.permitted))?;
+            load(process)?;
+            Unsealed::default()
+        } else {
+            unsealed
+        };
+        let sets = Sets {
+            effective: self.sets.effective | unsealed.capabilities,
+            permitted: self.sets.permitted | unsealed.capabilities,
+            inheritable: self.sets.inheritable,
+        };
+        caps::set(sets).doing("capset", names(sets.permitted))?;
         // What a service manager gave us is not the container's.
         prctl::clear_ambient().doing("prctl", "PR_CAP_AMBIENT_CLEAR_ALL")?;
         for capability in (0..MAX_CAPABILITIES).filter(|number| self.ambient >> number & 1 == 1) {
@@ -206,10 +214,32 @@ impl Privileges {
         }
         if process.no_new_privileges {
             prctl::set_no_new_privileges().doing("prctl", "PR_SET_NO_NEW_PRIVS")?;
-            load()?;
+        }
+        Ok(unsealed)
+    }
+
+    /// Does what [`Self::give_up`] has left.
+    pub(super) fn seal(&self, process: &Process, unsealed: Unsealed) -> Result<()> {
+        if unsealed.filter {
+            load(process)?;
+        }
+        if unsealed.capabilities != 0 {
+            caps::set(self.sets).doing("capset", names(self.sets.permitted))?;
         }
         Ok(())
     }
+}
+
+/// What [`Privileges::seal`] has still to do: load the filter, give up these capabilities.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unsealed {
+    filter: bool,
+    capabilities: u64,
+}
+
+fn load(process: &Process) -> Result<()> {
+    seccomp::load(&process.seccomp_filter, process.seccomp_flags)
+        .doing("load", "the seccomp filter")
 }
 
 /// "NET_ADMIN, 41".

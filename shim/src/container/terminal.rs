@@ -15,8 +15,8 @@ use rustix::{
 
 use crate::failure::{Doing, Result};
 
-/// Opens a pair, makes the one end the streams and the controlling terminal of this process, which leads its session, and
-/// /dev/console of the container. Returns the other end, the master.
+/// Opens a pair, makes the one end the streams of this process and /dev/console of the container. Returns the other end,
+/// the master.
 pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let master = root
@@ -26,7 +26,6 @@ pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
     let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
         .doing("open", "terminal")?;
     fchown(&peer, Some(Uid::from_raw(identity.uid)), None).doing("chown", "terminal")?;
-    ioctl_tiocsctty(&peer).doing("take on", "terminal")?;
     let console = root
         .make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620))
         .doing("make", "/dev/console")?;
@@ -36,4 +35,10 @@ pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
         .try_for_each(|number| process::dup_to(peer.as_fd(), number))
         .doing("dup2", "terminal")?;
     Ok(master)
+}
+
+/// Makes the terminal that is open as its streams the controlling one of this process, which leads its session. Its end
+/// hangs the terminal up.
+pub(super) fn take() -> Result<()> {
+    ioctl_tiocsctty(rustix::stdio::stdin()).doing("take on", "terminal")
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::OpenOptions,
+    io,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
@@ -41,7 +42,7 @@ impl Supervisor {
         let Some(container) = &mut self.container else {
             return Err(phase("exec", self.stage.reason()));
         };
-        let process = container.exec(request.args, stdio)?;
+        let mut process = container.exec(request.args, stdio)?;
         let number = self.next;
         self.next += 1;
         match watch(&process, number, request.timeout_ms, &self.events) {
@@ -57,7 +58,7 @@ impl Supervisor {
             }
             Err(failure) => {
                 kill(&process);
-                let _ = process::wait(process.child.pidfd.as_fd());
+                process.birth.end();
                 process.remove_cgroup();
                 Err(failure)
             }
@@ -66,16 +67,25 @@ impl Supervisor {
 
     /// The command's own process has ended; what it left in the background runs on.
     pub(super) fn exec_ended(&mut self, number: u64) {
-        let Some(exec) = self.execs.get(&number) else {
+        let Some(exec) = self.execs.get_mut(&number) else {
             return;
         };
-        let Ok(Some(ended)) = process::try_wait(exec.process.child.pidfd.as_fd()) else {
-            return;
+        let ended = match exec.succeed(number, &self.events) {
+            Ok(true) => return,
+            Ok(false) => match process::try_wait(exec.process.birth.child().pidfd.as_fd()) {
+                Ok(Some(ended)) => ended,
+                _ => return,
+            },
+            Err(error) => {
+                note(format_args!("an exec was given up: {error}"));
+                kill(&exec.process);
+                Ended::Killed(process::SIGKILL)
+            }
         };
         let Some(exec) = self.execs.remove(&number) else {
             return;
         };
-        self.events.remove(&exec.process.child.pidfd);
+        self.events.remove(&exec.process.birth.child().pidfd);
         if let Some(timer) = &exec.deadline {
             self.events.remove(timer);
         }
@@ -105,6 +115,8 @@ impl Supervisor {
     /// The container has ended, and everything in it with it.
     pub(super) fn end_execs(&mut self) {
         for number in self.execs.keys().copied().collect::<Vec<_>>() {
+            // Of the one that sets up, and of the one that it has made.
+            self.exec_ended(number);
             self.exec_ended(number);
         }
         // The kernel holds on to these.
@@ -116,6 +128,19 @@ impl Supervisor {
 }
 
 impl Exec {
+    /// Watches the process that the former one has made, where there is one.
+    fn succeed(&mut self, number: u64, events: &Poll) -> io::Result<bool> {
+        let Some(maker) = self.process.birth.succeed()? else {
+            return Ok(false);
+        };
+        events.remove(&maker.pidfd);
+        let birth = &mut self.process.birth;
+        events
+            .add(&birth.child().pidfd, Source::Exec(number))
+            .inspect_err(|_| birth.end())?;
+        Ok(true)
+    }
+
     fn answer(mut self, ended: Ended) -> Answer {
         match self.process.report.read() {
             // Killed by us on its way, whatever it says of it.
@@ -131,7 +156,7 @@ impl Exec {
 /// The timer that fires when the time of the exec is over.
 fn watch(process: &Execed, number: u64, limit_ms: u64, events: &Poll) -> Result<Option<OwnedFd>> {
     events
-        .add(&process.child.pidfd, Source::Exec(number))
+        .add(&process.birth.child().pidfd, Source::Exec(number))
         .doing("watch", "the exec")?;
     if limit_ms == 0 {
         return Ok(None);

@@ -15,12 +15,19 @@ use super::{
     stage::Stage,
     words::{Circumstances, describe, why_not_run},
 };
-use crate::{connection::Connection, container::Told, exit, failure::Result, note::note};
+use crate::{
+    connection::Connection,
+    container::{Executor, Told},
+    exit,
+    failure::Result,
+    note::note,
+    poll::Source,
+};
 
 /// The exit code of a program that could not be run.
 const NOT_RUN: i32 = 128;
 /// That of SIGKILL.
-const KILLED: i32 = 137;
+const KILLED: i32 = 128 + process::SIGKILL;
 /// How long the last words may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -40,7 +47,7 @@ impl Supervisor {
             }
             (Ok(Told::Created(created)), Stage::Creating(waiting)) => {
                 let waiting = *waiting;
-                match self.created(created, report.take_terminal()) {
+                match self.created(created, report.take_descriptor()) {
                     Ok(created) => {
                         self.report = Some(report);
                         self.stage = Stage::Created;
@@ -57,8 +64,12 @@ impl Supervisor {
             (Ok(Told::End), Stage::Starting(waiting)) => {
                 let waiting = *waiting;
                 self.stage = Stage::Running;
-                let at_ns = self.started_at_ns;
-                self.reply(waiting, Answer::Started(Started { at_ns }));
+                self.follow_init();
+                let started = Started {
+                    at_ns: self.started_at_ns,
+                    init_pid: self.container.as_ref().map_or(0, Executor::init_pid),
+                };
+                self.reply(waiting, Answer::Started(started));
             }
             (Err(failure), Stage::Creating(waiting)) => {
                 let waiting = *waiting;
@@ -74,6 +85,29 @@ impl Supervisor {
             _ => {}
         }
         self.events.remove(report.as_fd());
+    }
+
+    /// Watches the init that the one which has set it up has made, where there is one.
+    fn follow_init(&mut self) -> bool {
+        let Some(container) = &mut self.container else {
+            return false;
+        };
+        let watched = match container.succeed() {
+            Ok(None) => return false,
+            Ok(Some(maker)) => {
+                self.events.remove(&maker.pidfd);
+                self.events.add(&container.leader().pidfd, Source::Init)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = watched {
+            note(format_args!(
+                "the container's init cannot be watched: {error}"
+            ));
+            kill(container);
+            self.end_of(Ended::Killed(process::SIGKILL));
+        }
+        true
     }
 
     fn created(&mut self, mut created: Created, terminal: Option<OwnedFd>) -> Result<Created> {
@@ -99,12 +133,18 @@ impl Supervisor {
 
     /// Init has ended: everything else of the container ends, then its end is recorded and told.
     pub(super) fn end(&mut self) {
+        if self.follow_init() {
+            return;
+        }
         let Some(container) = &self.container else {
             return;
         };
-        let Ok(Some(ended)) = process::try_wait(container.leader().pidfd.as_fd()) else {
-            return;
-        };
+        if let Ok(Some(ended)) = process::try_wait(container.leader().pidfd.as_fd()) {
+            self.end_of(ended);
+        }
+    }
+
+    fn end_of(&mut self, ended: Ended) {
         let at_ns = exit::now();
         // What it said last.
         self.read_report();

@@ -271,7 +271,7 @@ pub(crate) fn create(plan: Plan) -> Result<Waiting, Failure> {
     let mut created = match report.read() {
         Ok(Told::Created(created)) => created,
         other => {
-            process::wait(container.init.pidfd.as_fd()).unwrap();
+            process::wait(container.init.child().pidfd.as_fd()).unwrap();
             container.remove_cgroup().unwrap();
             return Err(other.expect_err("init died without a word"));
         }
@@ -290,7 +290,10 @@ impl Waiting {
         self.report.go_ahead()?;
         wait_readable(&self.report);
         match self.report.read()? {
-            Told::End => Ok(()),
+            Told::End => {
+                self.container.init.succeed().unwrap();
+                Ok(())
+            }
             told => panic!("told twice: {told:?}"),
         }
     }
@@ -302,8 +305,10 @@ impl Waiting {
         let mut exec = container::exec(&mut self.container, args.to_vec(), stdio)?;
         wait_readable(&exec.report);
         exec.report.read()?;
+        exec.birth.succeed().unwrap();
         let text = text(out).unwrap();
-        let code = process::wait(exec.child.pidfd.as_fd()).unwrap().code();
+        let child = exec.birth.child();
+        let code = process::wait(child.pidfd.as_fd()).unwrap().code();
         exec.remove_cgroup();
         Ok((code, text))
     }
@@ -311,9 +316,8 @@ impl Waiting {
     /// Waits for the end of init.
     pub(crate) fn finish(self) -> Outcome {
         let out = text(self.out).unwrap();
-        let code = process::wait(self.container.init.pidfd.as_fd())
-            .unwrap()
-            .code();
+        let init = self.container.init.child();
+        let code = process::wait(init.pidfd.as_fd()).unwrap().code();
         self.container.remove_cgroup().unwrap();
         Outcome {
             code,

@@ -41,7 +41,7 @@ fn execs_run_side_by_side() {
 fn the_time_of_an_exec_ends_all_that_it_has_started() {
     let Some(site) = Site::new() else { return };
     let mut client = site.start("sleep 1000");
-    let (id, mut out) = client.exec("(sleep 1000 &); sleep 1000 & echo ready; sleep 1000", 300);
+    let (id, mut out) = client.exec("(sleep 1000 &); sleep 1000 & echo ready; sleep 1000", 2000);
     let done = exec_done(client.answer(id));
     assert!(done.timed_out);
     // The pipe ends when nobody holds it any more.
@@ -138,6 +138,24 @@ fn many_execs_leave_nothing() {
         let left: Vec<_> = left.filter(|entry| entry.path().is_dir()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
+    client
+        .call(Call::Stop(corten_proto::shim::Stop::default()))
+        .unwrap();
+    client.exited();
+    site.shim_ends();
+}
+
+#[test]
+fn an_exec_that_is_killed_at_any_step_leaves_no_process() {
+    let Some(mut site) = Site::new() else { return };
+    let mut client = site.start("sleep 1000");
+    for number in 0..200 {
+        // While it is set up, while the process that stays is made, and after that.
+        let (id, _out) = client.exec("sleep 1000", number % 8 + 1);
+        assert!(exec_done(client.answer(id)).timed_out);
+    }
+    eventually("only init is left", || site.processes().len() == 1);
+    // A zombie in its PID namespace would hold it up.
     client
         .call(Call::Stop(corten_proto::shim::Stop::default()))
         .unwrap();

@@ -30,6 +30,7 @@ pod=$(crictl --timeout 60s runp /share/pod.json)
 container=$(crictl --timeout 60s create --no-pull $pod /share/container.json /share/pod.json)
 crictl --timeout 60s start $container
 inside() { crictl --timeout 60s exec --sync $container sh -c \"$1\"; }
+echo first $(inside 'cat /proc/1/comm')
 echo map $(inside 'cat /proc/self/uid_map')
 echo owners $(inside 'stat -c %u /bin/sh /layers/2 /volume /image /image/layers/1 /sys/fs/cgroup')
 inside 'echo >> /etc/passwd; touch /made /volume/made; mkdir /work && chown 1000 /work'
@@ -55,12 +56,12 @@ fn an_older_kernel_has_them_too() {
     fs::rename(archive, share.join("archive")).unwrap();
     let pod = format!(
         r#"{{"metadata": {{"name": "users", "namespace": "test", "uid": "1"}}, "linux": {{"security_context":
-            {{"namespace_options": {{"network": 2, "pid": 1, "userns_options": {USERS}}}}}}}}}"#
+            {{"namespace_options": {{"network": 2, "pid": 0, "userns_options": {USERS}}}}}}}}}"#
     );
     let container = |name: &str, volume: &str| {
         format!(
             r#"{{"metadata": {{"name": "{name}"}}, "image": {{"image": "{NAME}"}}, "command": ["sleep", "1000"],
-                "linux": {{"security_context": {{"namespace_options": {{"pid": 1}},
+                "linux": {{"security_context": {{"namespace_options": {{"pid": 0}},
                     "capabilities": {{"add_capabilities": ["SYS_ADMIN"]}}}}}}, "mounts": [
                 {{"container_path": "/volume", "host_path": "{volume}", {MAPPED}}},
                 {{"container_path": "/image", "readonly": true, "image": {{"image": "{NAME}"}}}}]}}"#
@@ -93,6 +94,8 @@ fn an_older_kernel_has_them_too() {
     );
     assert!(output.status.success(), "{out}{err}");
     for line in [
+        // Before Linux 6.17 proc cannot be asked for by its PID namespace.
+        "first corten-pod",
         "map 0 200000 65536",
         // The cgroup is the host's.
         "owners 0 0 0 0 0 65534",

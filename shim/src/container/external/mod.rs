@@ -46,7 +46,7 @@ use self::{
     monitor::Monitor,
     runtime::{Call, Runtime},
 };
-use super::{Execed, Report, Stdio, exec::Subgroup, group::Group, report, update};
+use super::{Execed, Report, Stdio, birth::Birth, exec::Subgroup, group::Group, report, update};
 use crate::failure::{Doing, Result, invalid};
 
 /// For what the runtime does when the container has ended.
@@ -214,7 +214,7 @@ impl External {
                 monitor.run(theirs, stdio)
             }
             Ok(Cloned::Parent(child)) => Ok(Execed {
-                child,
+                birth: Birth::direct(child),
                 report: ours,
                 subgroup,
             }),

@@ -9,14 +9,20 @@ use rustix::{
     io::Errno,
 };
 
-use super::{attach_at, attribute_bits, context};
+use super::{Pids, attach_at, attribute_bits, context};
 use crate::failure::{Doing, Result, invalid};
 
 /// New ones, whose files are the container's own.
 const LABELLED: [&str; 2] = ["tmpfs", "devpts"];
 
 /// Mounts it at the destination.
-pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem, plan: &Plan) -> Result<()> {
+pub(super) fn attach(
+    root: &Root,
+    mount: &Mount,
+    kind: &Filesystem,
+    plan: &Plan,
+    pids: Option<Pids<'_>>,
+) -> Result<()> {
     let subject = || format!("{} on {}", kind.r#type, mount.destination);
     if matches!(kind.r#type.as_str(), "proc" | "sysfs") {
         refuse_symlinks(root, &mount.destination)?;
@@ -27,8 +33,11 @@ pub(super) fn attach(root: &Root, mount: &Mount, kind: &Filesystem, plan: &Plan)
     if LABELLED.contains(&kind.r#type.as_str()) {
         options.extend(context::option(&plan.mount_label));
     }
-    let fd = mount::new_filesystem(&kind.r#type, &options, attribute_bits(mount.attributes))
-        .doing("mount", subject())?;
+    let attributes = attribute_bits(mount.attributes);
+    let fd = match pids {
+        Some(pids) if kind.r#type == "proc" => pids.proc(&options, attributes)?,
+        _ => mount::new_filesystem(&kind.r#type, &options, attributes).doing("mount", subject())?,
+    };
     // There is one of it in an IPC namespace, whatever options it is asked for with.
     if kind.r#type == "mqueue" && !plan.mount_label.is_empty() && has_own_ipc(plan) {
         context::share_directory(fd.as_fd(), &plan.mount_label).doing("label", subject())?;

@@ -14,6 +14,7 @@ mod hidden;
 mod image;
 mod mapped;
 mod overlay;
+mod proc;
 mod volume;
 
 use std::{
@@ -40,8 +41,8 @@ use rustix::{
     process::{chdir, fchdir, pivot_root},
 };
 
-pub(super) use self::device::is_null;
 pub(crate) use self::overlay::open as open_overlay;
+pub(super) use self::{device::is_null, proc::Pids};
 use super::{group::Group, ids::Ids, user};
 use crate::failure::{Doing, Result, invalid};
 
@@ -179,8 +180,13 @@ impl Sources {
         Nodes(self.nodes.clone())
     }
 
-    /// Puts the tree together in a mount namespace of the caller's own.
-    pub(super) fn assemble(mut self, plan: &Plan, template: &OwnedFd) -> Result<Root> {
+    /// Puts the tree together in a mount namespace of the caller's own. `pids` is a PID namespace that is not the caller's.
+    pub(super) fn assemble(
+        mut self,
+        plan: &Plan,
+        template: &OwnedFd,
+        pids: Option<Pids<'_>>,
+    ) -> Result<Root> {
         ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
             .doing("enter", "the template mount namespace")?;
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
@@ -199,7 +205,7 @@ impl Sources {
                 (Source::Tree(tree), _) => tree.attach(&root, &mount.destination)?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount, &plan.mount_label)?,
                 (Source::Later, Some(Kind::Filesystem(kind))) => {
-                    filesystem::attach(&root, mount, kind, plan)?
+                    filesystem::attach(&root, mount, kind, plan, pids)?
                 }
                 (Source::Later, _) => {}
             }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::fd::AsFd};
 
-use corten_proto::shim::{FailureKind, Namespace, namespace::From};
+use corten_proto::shim::{FailureKind, Namespace, Plan, namespace::From};
 use corten_sys::cgroup::Hierarchies;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -23,6 +23,7 @@ pub(super) const ALL: &[(&str, Scenario)] = scenarios![
     an_exec_is_killed_with_its_children,
     a_terminal_is_the_streams,
     a_pid_namespace_is_joined,
+    a_terminal_is_the_streams_in_a_joined_pid_namespace,
     an_exec_in_a_dead_container_is_told,
 ];
 
@@ -112,10 +113,11 @@ fn an_exec_is_killed_with_its_children(site: &Site) {
         stderr: stdout.try_clone().unwrap(),
         stdout,
     };
-    let exec = container::exec(&mut waiting.container, args, stdio).unwrap();
+    let mut exec = container::exec(&mut waiting.container, args, stdio).unwrap();
     rustix::io::read(&out, &mut [0; 1]).unwrap();
+    exec.birth.succeed().unwrap();
     exec.kill().unwrap();
-    let ended = corten_sys::process::wait(exec.child.pidfd.as_fd()).unwrap();
+    let ended = corten_sys::process::wait(exec.birth.child().pidfd.as_fd()).unwrap();
     assert_eq!(ended.code(), 137);
     // The pipe ends when nobody holds it any more.
     assert_eq!(rustix::io::read(&out, &mut [0; 1]).unwrap(), 0);
@@ -129,10 +131,24 @@ fn an_exec_is_killed_with_its_children(site: &Site) {
 }
 
 fn a_terminal_is_the_streams(site: &Site) {
-    let mut plan = site.plan("readlink /proc/self/fd/0; test -t 0 && test -t 1 && test -t 2 && echo tty > /dev/tty; stat -c %t:%T /dev/console");
+    with_terminal(site.plan(TERMINAL));
+}
+
+fn a_terminal_is_the_streams_in_a_joined_pid_namespace(site: &Site) {
+    let (join, mut holder) = pid_namespace();
+    let mut plan = site.plan(TERMINAL);
+    plan.namespaces.as_mut().unwrap().pid = Some(Namespace { from: Some(join) });
+    with_terminal(plan);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+const TERMINAL: &str = "readlink /proc/self/fd/0; test -t 0 && test -t 1 && test -t 2 && echo tty > /dev/tty; stat -c %t:%T /dev/console";
+
+fn with_terminal(mut plan: Plan) {
     process(&mut plan).terminal = true;
     let mut waiting = create(plan).unwrap();
-    let master = waiting.report.take_terminal().expect("a terminal");
+    let master = waiting.report.take_descriptor().expect("a terminal");
     waiting.start().unwrap();
     assert_eq!(waiting.finish().code, 0);
     let mut text = [0; 256];
@@ -143,8 +159,9 @@ fn a_terminal_is_the_streams(site: &Site) {
     );
 }
 
-fn a_pid_namespace_is_joined(site: &Site) {
-    let mut holder = std::process::Command::new("unshare")
+/// A PID namespace that something runs in, and the process that is to be killed to end it.
+fn pid_namespace() -> (From, std::process::Child) {
+    let holder = std::process::Command::new("unshare")
         .args(["-pf", "--kill-child", "sleep", "1000"])
         .spawn()
         .unwrap();
@@ -155,9 +172,13 @@ fn a_pid_namespace_is_joined(site: &Site) {
             pid => break pid.to_owned(),
         }
     };
+    (From::Join(format!("/proc/{pid}/ns/pid")), holder)
+}
+
+fn a_pid_namespace_is_joined(site: &Site) {
+    let (join, mut holder) = pid_namespace();
     let mut plan =
         site.plan("cat /proc/1/comm; [ $$ != 1 ] && echo other; touch /said; sleep 1000");
-    let join = From::Join(format!("/proc/{pid}/ns/pid"));
     plan.namespaces.as_mut().unwrap().pid = Some(Namespace { from: Some(join) });
     let mut waiting = create(plan).unwrap();
     waiting.start().unwrap();
@@ -173,7 +194,7 @@ fn a_pid_namespace_is_joined(site: &Site) {
 fn an_exec_in_a_dead_container_is_told(site: &Site) {
     let mut waiting = create(site.plan("exit 0")).unwrap();
     waiting.start().unwrap();
-    let pidfd = waiting.container.init.pidfd.try_clone().unwrap();
+    let pidfd = waiting.container.init.child().pidfd.try_clone().unwrap();
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
     let failure = waiting.exec("true").unwrap_err();
     assert_eq!(failure.kind(), FailureKind::FailurePhase, "{failure:?}");

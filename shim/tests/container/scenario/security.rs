@@ -210,7 +210,7 @@ fn an_oom_kill_is_counted(site: &Site) {
     });
     let mut waiting = create(plan).unwrap();
     waiting.start().unwrap();
-    let pidfd = waiting.container.init.pidfd.try_clone().unwrap();
+    let pidfd = waiting.container.init.child().pidfd.try_clone().unwrap();
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
     let oom = waiting.container.oom().unwrap();
     assert_eq!((oom.kills, oom.limit.unwrap().bytes), (1, 32 << 20));

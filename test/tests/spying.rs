@@ -1,0 +1,316 @@
+//! A container that may look into every process of its PID namespace (CAP_SYS_PTRACE), while others are set up in there:
+//! by ExecSync, in a shared PID namespace, and to debug it. None of them may lead to the host, nor be more than what runs
+//! in a container.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use corten_proto::cri::{self, NamespaceMode};
+use corten_test::{image, node::Node, pod, wait::until};
+
+/// Tells the program below that it is in a container, and where the host has a file that the container has not.
+const MARKER: &str = "CORTEN_SPY_MARKER";
+/// The host's mount namespace, as /proc tells it.
+const HOST: &str = "CORTEN_SPY_HOST";
+/// Shared with the test: `ready`, `stop`, `ended`, `seen` (how many processes) and `found`, a line each.
+const SHARED: &str = "/spy-shared";
+/// Of /proc/<pid>/status (proc_pid_status(5)).
+const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+
+/// The container's program, which is this one. On the host it has nothing to do.
+#[test]
+fn spy() {
+    let (Some(marker), Some(host)) = (env::var_os(MARKER), env::var_os(HOST)) else {
+        return;
+    };
+    let marker = Path::new(&marker).strip_prefix("/").unwrap();
+    let shared = Path::new(SHARED);
+    let mut found = fs::File::create(shared.join("found")).unwrap();
+    let own = capabilities("self").unwrap();
+    let (mut told, mut seen) = (BTreeSet::new(), HashSet::new());
+    fs::write(shared.join("ready"), "").unwrap();
+    while !shared.join("stop").exists() {
+        let names = fs::read_dir("/proc").unwrap();
+        let names = names.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        for pid in names.filter(|name| name.parse() != Ok(std::process::id())) {
+            if pid.parse::<u32>().is_err() {
+                continue;
+            }
+            for line in look(&pid, marker, Path::new(&host), &own) {
+                if told.insert(line.clone()) {
+                    writeln!(found, "{line}").unwrap();
+                }
+            }
+            if seen.insert(pid) {
+                fs::write(shared.join("seen"), format!("{}\n", seen.len())).unwrap();
+            }
+        }
+    }
+    fs::write(shared.join("ended"), "").unwrap();
+}
+
+/// What of the process is not as it has to be. One that ends meanwhile is no finding.
+fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
+    let dir = PathBuf::from("/proc").join(pid);
+    let mut found = Vec::new();
+    for way in ["root", "cwd"] {
+        if dir.join(way).join(marker).symlink_metadata().is_ok() {
+            found.push(format!("{way} is the host's"));
+        }
+    }
+    let open = descriptors(&dir);
+    // Later than they: a program of the container may have open what it likes.
+    let program = fs::read_link(dir.join("exe")).unwrap_or_default();
+    if program.ends_with("corten-shim") {
+        found.extend(open);
+    }
+    if fs::read_link(dir.join("ns/mnt")).is_ok_and(|own| own == host) {
+        found.push("it is in the host's mount namespace".into());
+    }
+    // Those in a user namespace of its own say nothing here.
+    let users = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    if users(pid) != users("self") {
+        return found;
+    }
+    for ((name, set), own) in CAPABILITIES
+        .iter()
+        .zip(capabilities(pid).unwrap_or_default())
+        .zip(own)
+    {
+        if set & !own != 0 {
+            found.push(format!("{name} is {set:x}, and not {own:x}"));
+        }
+    }
+    found
+}
+
+/// What the process has open besides its streams and its way to tell why execve has failed.
+fn descriptors(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
+    let all = entries.filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let target = fs::read_link(entry.path()).ok()?.display().to_string();
+        let is_stream = number < 3 && (target.starts_with("pipe:") || target == "/dev/null");
+        let is_report = target.starts_with("socket:");
+        (!is_stream && !is_report).then(|| format!("fd {number} is {target}"))
+    });
+    all.collect()
+}
+
+fn capabilities(pid: &str) -> Option<Vec<u64>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let set = |name: &&str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        u64::from_str_radix(line.split_whitespace().last()?, 16).ok()
+    };
+    CAPABILITIES.iter().map(set).collect()
+}
+
+/// Rounds of commands; a spy that sees a few of each hundred has seen enough by then.
+const MOST: usize = 1000;
+
+struct Site {
+    node: Node,
+    runtime: pod::Runtime,
+    pod: String,
+    shared: PathBuf,
+}
+
+impl Site {
+    async fn new(config: cri::PodSandboxConfig) -> Self {
+        let node = Node::start().await.unwrap();
+        image::load_busybox(&node).await.unwrap();
+        let mut runtime = node.runtime().await.unwrap();
+        let config = pod::logged(&node, config);
+        let pod = pod::run_pod(&mut runtime, &config).await.unwrap();
+        let shared = node.dir().join("shared");
+        Self {
+            node,
+            runtime,
+            pod,
+            shared,
+        }
+    }
+
+    /// Starts the spy.
+    async fn spy(&mut self, change: impl FnOnce(&mut cri::ContainerConfig)) -> String {
+        let marker = self.node.dir().join("marker");
+        fs::write(&marker, "").unwrap();
+        let _ = fs::remove_dir_all(&self.shared);
+        fs::create_dir(&self.shared).unwrap();
+        let host = self.node.shell("readlink /proc/self/ns/mnt").unwrap();
+        let mut config = pod::container("spy", "");
+        config.command = ["/spy", "--exact", "spy"].map(Into::into).into();
+        let env = [(MARKER, marker.to_str().unwrap()), (HOST, host.trim())];
+        config.envs = env
+            .map(|(key, value)| cri::KeyValue {
+                key: key.into(),
+                value: value.into(),
+            })
+            .into();
+        let program = env::current_exe().unwrap();
+        let volumes = [
+            (program.as_path(), "/spy", true),
+            // What a Rust program of Debian is linked with.
+            (Path::new("/lib"), "/lib", true),
+            (Path::new("/lib64"), "/lib64", true),
+            (&self.shared, SHARED, false),
+        ];
+        config.mounts = volumes
+            .map(|(host, container, readonly)| cri::Mount {
+                host_path: host.display().to_string(),
+                container_path: container.into(),
+                readonly,
+                ..Default::default()
+            })
+            .into();
+        let security = pod::security(&mut config);
+        security.capabilities = Some(cri::Capability {
+            add_capabilities: vec!["SYS_PTRACE".into()],
+            ..Default::default()
+        });
+        change(&mut config);
+        let id = pod::run(&mut self.runtime, &self.pod, &config)
+            .await
+            .unwrap();
+        self.wait_for("ready").await;
+        id
+    }
+
+    async fn wait_for(&self, name: &str) -> String {
+        let read = || async { anyhow::Ok(fs::read_to_string(self.shared.join(name))?) };
+        until(read).await.unwrap()
+    }
+
+    /// Ends the spy, which has to have seen so many processes and nothing that it should not.
+    async fn check(&mut self, spy: &str, case: &str, least: usize) {
+        fs::write(self.shared.join("stop"), "").unwrap();
+        self.wait_for("ended").await;
+        let (seen, found) = (self.seen(), self.wait_for("found").await);
+        assert_eq!(found, "", "{case}: of {seen} processes");
+        assert!(seen >= least, "{case}: it has seen {seen} processes only");
+        let id = spy.to_owned();
+        self.runtime
+            .remove_container(cri::RemoveContainerRequest { container_id: id })
+            .await
+            .unwrap();
+    }
+
+    /// How many processes the spy has looked at.
+    fn seen(&self) -> usize {
+        let seen = fs::read_to_string(self.shared.join("seen")).unwrap_or_default();
+        seen.trim().parse().unwrap_or_default()
+    }
+
+    /// Runs commands in the container, four at a time, until the spy has seen so many.
+    async fn exec(&self, container: &str, least: usize) {
+        let one = |_| {
+            let mut runtime = self.runtime.clone();
+            let request = cri::ExecSyncRequest {
+                container_id: container.into(),
+                cmd: vec!["true".into()],
+                timeout: 20,
+            };
+            tokio::spawn(async move { runtime.exec_sync(request).await })
+        };
+        for _ in 0..MOST {
+            if self.seen() >= least {
+                break;
+            }
+            for done in [(); 4].map(one) {
+                assert_eq!(done.await.unwrap().unwrap().into_inner().exit_code, 0);
+            }
+        }
+    }
+
+    /// Starts and ends containers with this PID mode, one after the other.
+    async fn start_others(&mut self, mode: NamespaceMode, target: &str, count: usize) {
+        for number in 0..count {
+            let mut config = pod::container(&format!("other-{number}"), "sleep 1000");
+            config.mounts = vec![cri::Mount {
+                host_path: self.shared.display().to_string(),
+                container_path: "/volume".into(),
+                ..Default::default()
+            }];
+            let security = pod::security(&mut config);
+            let mut namespaces = pod::namespaces(NamespaceMode::Pod, mode);
+            namespaces.target_id = target.into();
+            security.namespace_options = Some(namespaces);
+            if number % 2 == 0 {
+                security.seccomp = Some(runtime_default());
+            }
+            security.no_new_privs = number % 3 == 0;
+            let id = pod::run(&mut self.runtime, &self.pod, &config)
+                .await
+                .unwrap();
+            let seen = pod::output(&mut self.runtime, &id, "cat /proc/1/comm").await;
+            assert!(["spy\n", "corten-pod\n"].contains(&&*seen.unwrap()));
+            pod::stop(&mut self.runtime, &id, 0).await.unwrap();
+            self.runtime
+                .remove_container(cri::RemoveContainerRequest { container_id: id })
+                .await
+                .unwrap();
+        }
+    }
+}
+
+fn runtime_default() -> cri::SecurityProfile {
+    cri::SecurityProfile {
+        profile_type: cri::security_profile::ProfileType::RuntimeDefault.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sets_up_an_exec_leads_nowhere_and_may_no_more_than_the_container() {
+    let mut site = Site::new(pod::host_network_pod("exec")).await;
+    let no_new_privs = |config: &mut cri::ContainerConfig| {
+        pod::security(config).no_new_privs = true;
+    };
+    let seccomp = |config: &mut cri::ContainerConfig| {
+        pod::security(config).seccomp = Some(runtime_default());
+    };
+    type Change<'a> = &'a dyn Fn(&mut cri::ContainerConfig);
+    let cases: [(&str, &[Change<'_>]); 4] = [
+        ("plain", &[]),
+        ("seccomp", &[&seccomp]),
+        ("no_new_privs", &[&no_new_privs]),
+        ("both", &[&seccomp, &no_new_privs]),
+    ];
+    for (case, changes) in cases {
+        let spy = site
+            .spy(|config| changes.iter().for_each(|change| change(config)))
+            .await;
+        site.exec(&spy, 100).await;
+        site.check(&spy, case, 100).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sets_up_a_container_in_a_shared_pid_namespace_leads_nowhere() {
+    let mut config = pod::pod("shared");
+    let linux = config.linux.as_mut().unwrap();
+    linux.security_context.as_mut().unwrap().namespace_options =
+        Some(pod::namespaces(NamespaceMode::Pod, NamespaceMode::Pod));
+    let mut site = Site::new(config).await;
+    let shared = |config: &mut cri::ContainerConfig| {
+        pod::security(config).namespace_options =
+            Some(pod::namespaces(NamespaceMode::Pod, NamespaceMode::Pod));
+    };
+    let spy = site.spy(shared).await;
+    site.start_others(NamespaceMode::Pod, "", 24).await;
+    site.check(&spy, "shared", 24).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sets_up_a_container_to_debug_another_leads_nowhere() {
+    let mut site = Site::new(pod::pod("target")).await;
+    let spy = site.spy(|_| {}).await;
+    site.start_others(NamespaceMode::Target, &spy, 24).await;
+    site.check(&spy, "target", 24).await;
+}
