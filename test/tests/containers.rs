@@ -235,6 +235,41 @@ async fn exec_tells_output_code_and_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_exec_into_a_container_that_ends_is_run_or_told_of_the_end() {
+    let node = node().await;
+    let mut runtime = node.runtime().await.unwrap();
+    let pod = pod::run_pod(&mut runtime, &pod::host_network_pod("ends"))
+        .await
+        .unwrap();
+    for number in 0..20 {
+        let config = pod::container(&format!("c{number}"), "sleep 1000");
+        let id = pod::run(&mut runtime, &pod, &config).await.unwrap();
+        let mut callers = JoinSet::new();
+        for _ in 0..4 {
+            let (mut runtime, id) = (runtime.clone(), id.clone());
+            // As a probe that comes again and again: the last one finds the end.
+            callers.spawn(async move {
+                loop {
+                    let request = cri::ExecSyncRequest {
+                        container_id: id.clone(),
+                        cmd: vec!["true".into()],
+                        timeout: 20,
+                    };
+                    if let Err(status) = runtime.exec_sync(request).await {
+                        break status;
+                    }
+                }
+            });
+        }
+        pod::stop(&mut runtime, &id, 0).await.unwrap();
+        while let Some(status) = callers.join_next().await {
+            let status = status.unwrap();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_out_of_memory_kill_is_told() {
     let node = node().await;
     let mut runtime = node.runtime().await.unwrap();

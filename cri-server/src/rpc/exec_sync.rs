@@ -27,6 +27,8 @@ use crate::{
 const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
 /// How long output is read once the command's own process has ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Between the end that the shim has seen and the one that it tells.
+const END: Duration = Duration::from_secs(5);
 
 pub(super) async fn handle(
     cx: &Arc<Context>,
@@ -54,15 +56,20 @@ pub(super) async fn handle(
         .map(|arg| arg.clone().into_bytes())
         .collect();
     let state_dir = layout::container_state(&cx.config.state, &container.record.id);
-    let done = shim::exec(&state_dir, args, io, limit)
-        .await
-        .map_err(|source| {
+    let done = match shim::exec(&state_dir, args, io, limit).await {
+        Ok(done) => done,
+        // Its shim has ended with it, or is about to, and the end will be told.
+        Err(source) if source.is_gone() && timeout(END, container.exited()).await.is_ok() => {
+            return Err(container.in_state("exited", "it must be running"));
+        }
+        Err(source) => {
             let doing = format!(
                 "run {:?} in container {}",
                 request.cmd[0], container.record.id
             );
-            Error::Shim { doing, source }
-        })?;
+            return Err(Error::Shim { doing, source });
+        }
+    };
     if done.timed_out {
         return Err(Error::Timeout {
             what: format!("command {:?}", request.cmd.join(" ")),
