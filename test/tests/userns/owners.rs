@@ -55,9 +55,9 @@ async fn root_inside_is_another_outside_and_so_are_its_files() {
 
     // What the pod brings itself.
     let own = "for f in hostname hosts resolv.conf; do stat -c %u:%g /etc/$f; echo >> /etc/$f; done; \
-               stat -c %u:%g /dev /dev/shm /dev/mqueue /dev/pts/ptmx; touch /dev/shm/x; stat -c %u /dev/shm/x";
+               stat -c %u:%g /dev /dev/shm /dev/mqueue /dev/pts /dev/pts/ptmx; touch /dev/shm/x; stat -c %u /dev/shm/x";
     let seen = site.output(&id, own).await;
-    assert_eq!(seen, format!("{}0\n", "0:0\n".repeat(7)));
+    assert_eq!(seen, format!("{}0\n", "0:0\n".repeat(8)));
     // It cannot make a device that could be opened, but has those that every container has.
     let refused = site.refused(&id, "mknod /tun c 10 200").await;
     assert!(refused.contains("Operation not permitted"), "{refused}");

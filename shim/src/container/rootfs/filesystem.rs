@@ -5,11 +5,11 @@ use std::{os::fd::AsFd, path::Path};
 use corten_proto::shim::{Filesystem, Mount, Plan, namespace::From};
 use corten_sys::{mount, root::Root};
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat2},
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, chownat, openat2},
     io::Errno,
 };
 
-use super::{Pids, attach_at, attribute_bits, context};
+use super::{super::ids::Ids, Pids, attach_at, attribute_bits, context};
 use crate::failure::{Doing, Result, invalid};
 
 /// New ones, whose files are the container's own.
@@ -41,6 +41,11 @@ pub(super) fn attach(
     // There is one of it in an IPC namespace, whatever options it is asked for with.
     if kind.r#type == "mqueue" && !plan.mount_label.is_empty() && has_own_ipc(plan) {
         context::share_directory(fd.as_fd(), &plan.mount_label).doing("label", subject())?;
+    }
+    // Its directory belongs to root of the user namespace that it is mounted from, the host's.
+    if kind.r#type == "devpts" && plan.user_namespace.is_some() {
+        let (uid, gid) = Ids::of(plan).owner(0, 0)?;
+        chownat(&fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing("chown", subject())?;
     }
     attach_at(root, fd.as_fd(), &mount.destination, true)
 }
