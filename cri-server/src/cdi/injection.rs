@@ -85,6 +85,7 @@ fn device(node: &DeviceNode) -> Result<shim::Device, String> {
         gid: node.gid,
         // As the reference does (container-device-interface, pkg/cdi, ContainerEdits.Apply).
         is_users: true,
+        is_hosts: false,
     })
 }
 

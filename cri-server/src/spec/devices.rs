@@ -18,6 +18,8 @@ pub(super) fn plan(
         source: "/dev".into(),
         destination: "/dev".into(),
         permissions: ALL.into(),
+        // Or root of a user namespace could open the host's disks.
+        is_hosts: true,
         ..Default::default()
     };
     let asked = config

@@ -5,5 +5,6 @@ mod mounts;
 mod older_kernel;
 mod owners;
 mod pods;
+mod privileged;
 mod refusals;
 mod site;

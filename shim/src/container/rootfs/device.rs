@@ -1,7 +1,7 @@
 //! Device nodes: those that every container has, and those of the plan.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -72,6 +72,8 @@ pub(super) struct Node {
     is_told: bool,
     /// Whether the container's user is to own it, and the user's group.
     is_users: [bool; 2],
+    /// See `Device.is_hosts`.
+    is_hosts: bool,
 }
 
 impl Node {
@@ -120,6 +122,7 @@ pub(super) fn find(devices: &[Device], ids: &Ids) -> Result<Vec<Node>> {
             )
         })?;
         if metadata.is_dir() {
+            let first = nodes.len();
             walk(
                 source,
                 Path::new(&device.destination),
@@ -127,6 +130,9 @@ pub(super) fn find(devices: &[Device], ids: &Ids) -> Result<Vec<Node>> {
                 MAX_DEPTH,
                 &mut nodes,
             );
+            for node in &mut nodes[first..] {
+                node.is_hosts = device.is_hosts;
+            }
         } else {
             let node = node(&metadata, device.destination.as_ref(), &device.permissions);
             let mut node =
@@ -139,7 +145,10 @@ pub(super) fn find(devices: &[Device], ids: &Ids) -> Result<Vec<Node>> {
             nodes.push(node);
         }
     }
-    for node in &mut nodes {
+    let named = nodes.iter().filter(|node| !node.is_hosts);
+    let named: HashSet<_> = named.map(|node| node.destination.clone()).collect();
+    nodes.retain(|node| !node.is_hosts || !named.contains(&node.destination));
+    for node in nodes.iter_mut().filter(|node| !node.is_hosts) {
         let (uid, gid) = node.owner;
         node.owner = ids.owner_or_root(uid, gid);
     }
@@ -157,6 +166,7 @@ fn told(device: &Device) -> Result<Node> {
         permissions: device.permissions.clone(),
         is_told: false,
         is_users: [false; 2],
+        is_hosts: false,
     };
     node.set_look(device);
     Ok(node)
@@ -224,6 +234,7 @@ fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Optio
         permissions: permissions.to_owned(),
         is_told: false,
         is_users: [false; 2],
+        is_hosts: false,
     })
 }
 
@@ -306,7 +317,8 @@ fn make_node(parent: BorrowedFd<'_>, name: &Path, node: &Node) -> Result<(), Err
         result => result?,
     }
     match node.owner {
-        (0, 0) => Ok(()),
+        // A host's own is made by root of the user namespace, where there is one.
+        (0, 0) if !node.is_hosts => Ok(()),
         (uid, gid) => chownat(
             parent,
             name,
@@ -332,6 +344,7 @@ pub(super) fn make_defaults(root: &Root) -> Result<()> {
             permissions: String::new(),
             is_told: false,
             is_users: [false; 2],
+            is_hosts: false,
         };
         make_node(dev.as_fd(), name.as_ref(), &node).doing("make device", name)?;
     }
