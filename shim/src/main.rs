@@ -53,15 +53,18 @@ fn main() -> ExitCode {
         ),
         // The id is for those who look at the process table.
         ([Some("container"), Some(_id)], _) => supervise(),
-        ([Some("pod"), ..], [_, pin, user @ ..]) if user.len() <= 1 => {
-            let user = user.first().map(Path::new);
-            socket::take_fd(0).and_then(|template| pod::run(&template, Path::new(pin), user))
+        ([Some("pod"), _, words @ ..], [_, pin, paths @ ..]) if paths.len() <= 2 => {
+            let user = paths.first().filter(|path| !path.is_empty());
+            let label = words.get(1).copied().flatten();
+            socket::take_fd(0).and_then(|template| {
+                pod::run(&template, Path::new(pin), user.map(Path::new), label)
+            })
         }
         // The path is for those who look at the process table, and for whoever has to end it.
         ([Some("pin"), _], _) => pin::run(),
         ([Some("probe"), _], [_, dir]) => probe::run(Path::new(dir)),
         _ => Err(io::Error::other(
-            "this is corten's own: it is started as `corten-shim container ID`, `corten-shim pod PIN`, \
+            "this is corten's own: it is started as `corten-shim container ID`, `corten-shim pod PIN [USER [LABEL]]`, \
              `corten-shim pin PATH` or `corten-shim probe DIRECTORY`",
         )),
     };

@@ -17,7 +17,7 @@ use nix::{
     unistd::setsid,
 };
 use rustix::{
-    fs::{Gid, Uid},
+    fs::{CWD, Gid, Mode, OFlags, Uid, openat},
     pipe::{PipeFlags, pipe_with},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -25,9 +25,16 @@ use rustix::{
 use crate::note::note;
 
 /// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
-/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it.
-pub(crate) fn run(template: &OwnedFd, pin: &Path, user: Option<&Path>) -> io::Result<()> {
+/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it. `label` is
+/// SELinux's, which containers may read of it in /proc/1.
+pub(crate) fn run(
+    template: &OwnedFd,
+    pin: &Path,
+    user: Option<&Path>,
+    label: Option<&str>,
+) -> io::Result<()> {
     prctl::set_undumpable()?;
+    let label = label.map(Label::new).transpose()?;
     let proof = SingleThreaded::verify()?;
     let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
     let user = user.map(File::open).transpose()?;
@@ -37,7 +44,7 @@ pub(crate) fn run(template: &OwnedFd, pin: &Path, user: Option<&Path>) -> io::Re
     };
     match init {
         Cloned::Child => {
-            if let Err(error) = confine(template, user.is_some(), &ready) {
+            if let Err(error) = confine(template, user.is_some(), label.as_ref(), &ready) {
                 note(format_args!("set up the init of a PID namespace: {error}"));
                 process::exit_now(1);
             }
@@ -109,7 +116,12 @@ fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
 }
 
 /// Nothing of the host is left to it: no files, no descriptors, no capabilities.
-fn confine(template: &OwnedFd, in_user_namespace: bool, ready: &OwnedFd) -> io::Result<()> {
+fn confine(
+    template: &OwnedFd,
+    in_user_namespace: bool,
+    label: Option<&Label<'_>>,
+    ready: &OwnedFd,
+) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
     setsid()?;
@@ -131,10 +143,38 @@ fn confine(template: &OwnedFd, in_user_namespace: bool, ready: &OwnedFd) -> io::
     }
     prctl::set_no_new_privileges()?;
     caps::set(caps::Sets::default())?;
+    if let Some(label) = label
+        && let Err(error) = label.take()
+    {
+        note(format_args!(
+            "the init of a PID namespace keeps the daemon's SELinux label: {error}"
+        ));
+    }
     rustix::io::write(ready, &[1])?;
     process::close_all();
     memory::trim();
     Ok(())
+}
+
+/// An SELinux label for a process that execs nothing (setcon(3)), and will not see the host's proc when it takes it.
+struct Label<'a> {
+    text: &'a str,
+    proc: OwnedFd,
+}
+
+impl<'a> Label<'a> {
+    fn new(text: &'a str) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = openat(CWD, "/proc", flags, Mode::empty())?;
+        Ok(Self { text, proc })
+    }
+
+    fn take(&self) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(&self.proc, "self/attr/current", flags, Mode::empty())?;
+        rustix::io::write(&file, self.text.as_bytes()).map(drop)?;
+        Ok(())
+    }
 }
 
 /// Acts on nothing but the end of a child.

@@ -47,21 +47,22 @@ impl Site {
             runtime,
             pods: Vec::new(),
         };
-        for name in ["one", "two"] {
-            site.add_pod(name, None).await;
-        }
+        site.add_pod("one", NamespaceMode::Container, None).await;
+        // Its containers share a PID namespace, whose init has the pod's label.
+        site.add_pod("two", NamespaceMode::Pod, None).await;
         site
     }
 
-    async fn add_pod(&mut self, name: &str, users: Option<cri::UserNamespace>) {
+    async fn add_pod(&mut self, name: &str, pid: NamespaceMode, users: Option<cri::UserNamespace>) {
         let mut config = pod::logged(&self.node, pod::host_network_pod(name));
         let linux = config.linux.get_or_insert_default();
         let security = linux.security_context.get_or_insert_default();
         security.privileged = users.is_none();
-        security
-            .namespace_options
-            .get_or_insert_default()
-            .userns_options = users;
+        let namespaces = pod::namespaces(NamespaceMode::Node, pid);
+        security.namespace_options = Some(cri::NamespaceOption {
+            userns_options: users,
+            ..namespaces
+        });
         let id = pod::run_pod(&mut self.runtime, &config).await.unwrap();
         self.pods.push(id);
     }
@@ -73,6 +74,12 @@ impl Site {
         change: impl FnOnce(&mut cri::ContainerConfig),
     ) -> anyhow::Result<String> {
         let mut config = pod::container(name, "sleep 100000");
+        let pid = match pod {
+            ONE => NamespaceMode::Container,
+            _ => NamespaceMode::Pod,
+        };
+        pod::security(&mut config).namespace_options =
+            Some(pod::namespaces(NamespaceMode::Node, pid));
         change(&mut config);
         pod::create(&mut self.runtime, &self.pods[pod], &config).await
     }
@@ -93,7 +100,7 @@ impl Site {
         text.unwrap().trim_end_matches(['\0', '\n']).to_owned()
     }
 
-    /// The label of the container's first process, which one that exec starts has too.
+    /// The label of process 1, the container's own or its pod's, which one that exec starts has too.
     async fn label(&mut self, container: &str) -> String {
         let script = "cat /proc/1/attr/current; echo; cat /proc/self/attr/current";
         let labels = self.output(container, script).await;
@@ -201,7 +208,8 @@ async fn a_pods_containers_share_categories_that_no_other_pod_has_and_keep_them(
     }
     let before = denials();
     let mut site = Site::new(&[]).await;
-    site.add_pod("mapped", Some(users())).await;
+    site.add_pod("mapped", NamespaceMode::Pod, Some(users()))
+        .await;
     let a = site
         .run(ONE, "a", |config| config.mounts = image_volume())
         .await;

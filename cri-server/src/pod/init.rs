@@ -8,8 +8,13 @@ use crate::{
 };
 
 /// Starts the init and pins its namespace on `pin`. With a user namespace, pinned on `user`, it belongs to that.
-pub(crate) async fn start(cx: &Context, pin: &Path, user: Option<&Path>) -> Result<i32> {
-    let started = cx.launcher.start_pod_init(pin, user).await;
+pub(crate) async fn start(
+    cx: &Context,
+    pin: &Path,
+    user: Option<&Path>,
+    label: &str,
+) -> Result<i32> {
+    let started = cx.launcher.start_pod_init(pin, user, label).await;
     started.map_err(|source| Error::Shim {
         doing: "start the init of the pod's PID namespace".into(),
         source,

@@ -275,7 +275,8 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         namespaces::create_in_user_namespace(&cx, &plan, pin).await?;
     }
     if let Some(pin) = &plan.paths.pid {
-        let pid = init::start(&cx, pin, plan.paths.user.as_deref()).await?;
+        let label = spec::pod_process_label(&plan.config, &plan.selinux_level);
+        let pid = init::start(&cx, pin, plan.paths.user.as_deref(), &label).await?;
         if let Some(scope) = &plan.scope {
             systemd::place(&cx.undo.hierarchies, scope, pid.unsigned_abs()).await?;
         }

@@ -107,18 +107,23 @@ impl Launcher {
     }
 
     /// Starts the init of a pod's PID namespace, which is then pinned at `pin` and belongs to the user namespace that is
-    /// pinned at `user`. Returns its host pid.
+    /// pinned at `user`. An SELinux label may be empty. Returns its host pid.
     pub(crate) async fn start_pod_init(
         &self,
         pin: &Path,
         user: Option<&Path>,
+        label: &str,
     ) -> Result<i32, Error> {
         let template = self
             .template
             .try_clone()
             .map_err(|source| self.spawn_failed(source))?;
         let mut command = self.command(&["pod"]);
-        command.arg(pin).args(user).stdin(template);
+        command.arg(pin).stdin(template);
+        match label {
+            "" => command.args(user),
+            label => command.arg(user.unwrap_or(Path::new(""))).arg(label),
+        };
         let said = self.run(command, &[]).await?;
         let pid = said.trim().parse();
         pid.map_err(|error| Error::Helper(io::Error::other(format!("{said:?}: {error}"))))
@@ -179,7 +184,12 @@ impl Launcher {
                 Err(io::ErrorKind::TimedOut.into())
             }
             Ok(Err(source)) => Err(source),
-            Ok(Ok(status)) if status.success() => Ok(out),
+            Ok(Ok(status)) if status.success() => {
+                if !err.is_empty() {
+                    tracing::warn!(said = err.trim(), "a helper has something to say");
+                }
+                Ok(out)
+            }
             Ok(Ok(status)) if err.is_empty() => Err(io::Error::other(status.to_string())),
             Ok(Ok(_)) => Err(io::Error::other(err.trim().to_owned())),
         }

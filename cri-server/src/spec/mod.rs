@@ -52,7 +52,7 @@ pub(crate) use path::clean as clean_path;
 pub(crate) use security_profile::{read_seccomp_profile, seccomp_localhost_path};
 pub(crate) use selinux::{
     asks as asks_for_selinux, is_own_level, layer_label, pair as selinux_pair, pod_file_label,
-    pod_level as pod_selinux_level, shared_file_label,
+    pod_level as pod_selinux_level, pod_process_label, shared_file_label,
 };
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use sysctl::sysctls;

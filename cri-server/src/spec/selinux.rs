@@ -35,27 +35,22 @@ pub(super) fn labels(security: Security<'_>, pod_level: &str) -> Result<Labels, 
     if pod_level.is_empty() {
         return Ok(Labels::default());
     }
-    let none = cri::SeLinuxOption::default();
-    let context = security.0;
-    let options = context.and_then(|context| context.selinux_options.as_ref());
-    let options = options.unwrap_or(&none);
-    let field = format!("{}.selinux_options", Security::FIELD);
-    check(options, &field)?;
+    let options = security
+        .0
+        .and_then(|context| context.selinux_options.as_ref());
+    if let Some(options) = options {
+        check(options, &format!("{}.selinux_options", Security::FIELD))?;
+    }
     let (kind, level) = match security.privileged() {
         true => (PRIVILEGED, NO_CATEGORIES),
         false => (PROCESS, pod_level),
     };
-    let or =
-        |asked: &str, default: &str| String::from(if asked.is_empty() { default } else { asked });
-    let user = or(&options.user, USER);
     Ok(Labels {
-        process: format!(
-            "{user}:{}:{}:{}",
-            or(&options.role, ROLE),
-            or(&options.r#type, kind),
-            or(&options.level, level)
+        process: process_label(options, kind, level),
+        mount: file_label(
+            asked(options, |options| &options.user, USER),
+            asked(options, |options| &options.level, pod_level),
         ),
-        mount: file_label(&user, &or(&options.level, pod_level)),
     })
 }
 
@@ -80,15 +75,45 @@ fn file_label(user: &str, level: &str) -> String {
 
 /// The level that a pod asks for; none is for us to choose.
 pub(crate) fn pod_level(config: &cri::PodSandboxConfig) -> Result<Option<String>, Invalid> {
-    let context = config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.security_context.as_ref());
-    let Some(options) = context.and_then(|context| context.selinux_options.as_ref()) else {
+    let Some(options) = pod_options(config) else {
         return Ok(None);
     };
     check(options, "config.linux.security_context.selinux_options")?;
     Ok(Some(options.level.clone()).filter(|level| !level.is_empty()))
+}
+
+/// The label of what is the pod's own process, for which alone the pod's other options are (CRI,
+/// LinuxSandboxSecurityContext); empty on a host without SELinux.
+pub(crate) fn pod_process_label(config: &cri::PodSandboxConfig, level: &str) -> String {
+    match level {
+        "" => String::new(),
+        level => process_label(pod_options(config), PROCESS, level),
+    }
+}
+
+fn pod_options(config: &cri::PodSandboxConfig) -> Option<&cri::SeLinuxOption> {
+    let context = config.linux.as_ref()?.security_context.as_ref()?;
+    context.selinux_options.as_ref()
+}
+
+fn process_label(options: Option<&cri::SeLinuxOption>, kind: &str, level: &str) -> String {
+    [
+        asked(options, |options| &options.user, USER),
+        asked(options, |options| &options.role, ROLE),
+        asked(options, |options| &options.r#type, kind),
+        asked(options, |options| &options.level, level),
+    ]
+    .join(":")
+}
+
+/// A part of a label that is asked for, or the default.
+fn asked<'a>(
+    options: Option<&'a cri::SeLinuxOption>,
+    part: fn(&cri::SeLinuxOption) -> &str,
+    default: &'a str,
+) -> &'a str {
+    let asked = options.map(part).filter(|asked| !asked.is_empty());
+    asked.unwrap_or(default)
 }
 
 /// `s0:c1,c2` of two different categories, as `number` says; the order is the kernel's.
@@ -236,6 +261,29 @@ mod tests {
             "u:object_r:container_file_t:s0:c4,c5",
         );
         check(None, true, "system_u:system_r:spc_t:s0", file);
+    }
+
+    #[test]
+    fn a_pods_own_process_has_what_the_pod_asks_for() {
+        let mut config = cri::PodSandboxConfig::default();
+        let level = "s0:c1,c2";
+        assert_eq!(
+            pod_process_label(&config, level),
+            "system_u:system_r:container_t:s0:c1,c2"
+        );
+        let linux = config.linux.get_or_insert_default();
+        linux
+            .security_context
+            .get_or_insert_default()
+            .selinux_options = Some(Options {
+            r#type: "spc_t".into(),
+            ..Default::default()
+        });
+        assert_eq!(
+            pod_process_label(&config, level),
+            "system_u:system_r:spc_t:s0:c1,c2"
+        );
+        assert_eq!(pod_process_label(&config, ""), "");
     }
 
     #[test]
