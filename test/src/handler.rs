@@ -10,23 +10,43 @@ use corten_proto::cri;
 
 use crate::{image, node::Node, pod};
 
+/// The handler whose runtime the tests are about.
+pub const OCI: &str = "oci";
+/// That runtime, if it is not to be the runc of `hack/setup test`.
+const RUNTIME: &str = "CORTEN_TEST_RUNTIME";
+
 /// The table of a handler that runs `runtime`.
 pub fn table(name: &str, runtime: &str) -> String {
     format!("[handlers.{name}]\nruntime = \"{runtime}\"\n")
 }
 
-/// That of "runc", which runs what `hack/setup test` has built.
-pub fn runc_table() -> Result<String> {
-    let cache = match env::var_os("CORTEN_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cache/corten"),
+/// That of [`OCI`].
+pub fn oci_table() -> Result<String> {
+    let runtime = match env::var_os(RUNTIME) {
+        Some(runtime) => PathBuf::from(runtime),
+        None => runc()?,
     };
-    let path = cache.join("bin/runc").display().to_string();
     ensure!(
-        Path::new(&path).exists(),
-        "{path} is not there: run hack/setup test"
+        runtime.exists(),
+        "{} is not there: run hack/setup test",
+        runtime.display()
     );
-    Ok(table("runc", &path))
+    Ok(table(OCI, &runtime.display().to_string()))
+}
+
+/// Where `hack/setup test` puts runc.
+pub fn runc() -> Result<PathBuf> {
+    Ok(cache()?.join("bin/runc"))
+}
+
+/// Where `hack/setup` keeps what it makes.
+pub fn cache() -> Result<PathBuf> {
+    match env::var_os("CORTEN_CACHE") {
+        Some(cache) => Ok(cache.into()),
+        None => {
+            Ok(Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cache/corten"))
+        }
+    }
 }
 
 /// A node whose configuration has `handlers`, with the busybox image.

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use corten_proto::cri::VersionRequest;
 
-use crate::{image, node, pod::Runtime, wait::until};
+use crate::{handler, image, node, pod::Runtime, wait::until};
 
 /// Which boot of the test's machine this is, in it.
 const BOOT: &str = "CORTEN_VM_BOOT";
@@ -48,6 +48,16 @@ pub fn is_here() -> bool {
         eprintln!("not run here: it runs in the virtual machine");
     }
     here
+}
+
+/// Whether this is no machine; a test that starts one says so otherwise.
+#[expect(clippy::print_stderr, reason = "a test that does not run says so")]
+pub fn is_outside() -> bool {
+    let outside = boot().is_none();
+    if !outside {
+        eprintln!("not run here: it starts a virtual machine");
+    }
+    outside
 }
 
 /// `hack/vm`, to be given options and a command.
@@ -96,8 +106,11 @@ fn run_boot<'a>(
         .args(["--system", "--limit", LIMIT])
         .args(options)
         .args(["--with", BUSYBOX, "--with"])
+        .arg(handler::runc()?)
+        .arg("--with")
         .arg(&program)
         .args(["--", "env", "CORTEN_BIN_DIR=/usr/local/bin"])
+        .arg(format!("CORTEN_CACHE={}", handler::cache()?.display()))
         // Under emulation everything takes about ten times as long.
         .args(["TEST_PATIENCE=10", &format!("{BOOT}={boot}")])
         .arg(&program)

@@ -1,4 +1,4 @@
-//! Runtime handlers: pods whose containers an external OCI runtime makes, here runc.
+//! Runtime handlers: pods whose containers an external OCI runtime makes: runc, or what CORTEN_TEST_RUNTIME names.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -17,10 +17,8 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
-        let node = handler::node(&handler::runc_table().unwrap())
-            .await
-            .unwrap();
-        Self::on(node, "runc").await
+        let node = handler::node(&handler::oci_table().unwrap()).await.unwrap();
+        Self::on(node, handler::OCI).await
     }
 
     async fn on(node: Node, name: &str) -> Self {
@@ -95,7 +93,7 @@ impl Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_of_runc_runs_and_ends_as_any_other() {
+async fn a_container_of_another_runtime_runs_and_ends_as_any_other() {
     let mut site = Site::new().await;
     let script = "echo out; echo err >&2; pwd; echo home $HOME; exit 7";
     let mut config = pod::container("life", script);
@@ -121,7 +119,7 @@ async fn a_container_of_runc_runs_and_ends_as_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_run_in_a_container_of_runc_and_leave_nothing() {
+async fn commands_run_in_a_container_of_another_runtime_and_leave_nothing() {
     let mut site = Site::new().await;
     let id = site.run(&pod::container("exec", "sleep 1000")).await;
     let done = site
@@ -179,7 +177,7 @@ async fn a_stop_sends_its_signal_and_kills_what_does_not_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_of_runc_is_held_to_its_memory_and_its_end_is_told() {
+async fn a_container_of_another_runtime_is_held_to_its_memory_and_its_end_is_told() {
     let mut site = Site::new().await;
     let mut config = pod::container("hungry", "");
     pod::resources(&mut config).memory_limit_in_bytes = 40 << 20;
@@ -198,11 +196,11 @@ async fn a_container_of_runc_is_held_to_its_memory_and_its_end_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_and_runtimes_that_cannot_be_run_are_told_by_name() {
-    let mut tables = handler::runc_table().unwrap();
+    let mut tables = handler::oci_table().unwrap();
     tables += &handler::table("gone", "/nonexistent/runtime");
     tables += &handler::table("mute", "/bin/false");
     let node = handler::node(&tables).await.unwrap();
-    let mut site = Site::on(node, "runc").await;
+    let mut site = Site::on(node, handler::OCI).await;
     let mut config = pod::container("missing", "");
     config.command = vec!["/no/such/program".into()];
     let id = site.create(&config).await.unwrap();
@@ -213,11 +211,8 @@ async fn programs_and_runtimes_that_cannot_be_run_are_told_by_name() {
         (status.exit_code, status.reason.as_str()),
         (128, "StartError")
     );
-    assert!(
-        status.message.contains("no such file or directory"),
-        "{}",
-        status.message
-    );
+    let message = status.message.to_lowercase();
+    assert!(message.contains("no such file or directory"), "{message}");
 
     let mut unknown = pod::container("unknown", "true");
     pod::security(&mut unknown).run_as_username = "nobody-here".into();
@@ -252,7 +247,7 @@ async fn handlers_are_listed_and_an_unknown_one_is_refused_by_name() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    for word in ["\"kata\"", "\"\"", "\"corten\"", "\"runc\""] {
+    for word in ["\"kata\"", "\"\"", "\"corten\"", "\"oci\""] {
         assert!(refused.message().contains(word), "{refused}");
     }
     let status = runtime.status(cri::StatusRequest::default()).await.unwrap();
@@ -261,11 +256,11 @@ async fn handlers_are_listed_and_an_unknown_one_is_refused_by_name() {
         .iter()
         .map(|handler| handler.name.as_str())
         .collect();
-    assert_eq!(names, ["", "corten", "runc"]);
+    assert_eq!(names, ["", "corten", handler::OCI]);
     for handler in &handlers {
         let features = handler.features.unwrap();
         assert!(features.recursive_read_only_mounts, "{handler:?}");
-        let is_external = handler.name == "runc";
+        let is_external = handler.name == handler::OCI;
         assert!(!(is_external && features.user_namespaces), "{handler:?}");
     }
     for name in ["", "corten"] {
@@ -283,7 +278,34 @@ async fn handlers_are_listed_and_an_unknown_one_is_refused_by_name() {
         .map(|pod| pod.runtime_handler)
         .collect();
     shown.sort();
-    assert_eq!(shown, ["", "corten", "runc"]);
+    assert_eq!(shown, ["", "corten", handler::OCI]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_namespace_on_another_runtime_is_refused_by_name() {
+    let mut site = Site::new().await;
+    let mut config = pod::host_network_pod("users");
+    let linux = config.linux.get_or_insert_default();
+    let options = linux.security_context.get_or_insert_default();
+    let options = options.namespace_options.get_or_insert_default();
+    let ids = vec![cri::IdMapping {
+        host_id: 200_000,
+        container_id: 0,
+        length: 65_536,
+    }];
+    options.userns_options = Some(cri::UserNamespace {
+        mode: cri::NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids,
+    });
+    let refused = handler::run_pod(&mut site.runtime, &config, handler::OCI)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    for word in ["\"oci\"", "user namespace", "hostUsers"] {
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    site.end().await;
 }
 
 async fn shown_handler(site: &mut Site) -> String {
@@ -296,7 +318,7 @@ async fn shown_handler(site: &mut Site) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_of_runc_outlive_the_daemon_and_the_configuration() {
+async fn containers_of_another_runtime_outlive_the_daemon_and_the_configuration() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let mut site = Site::new().await;
         let gate = site.node.dir().join("gate");
@@ -323,7 +345,7 @@ async fn containers_of_runc_outlive_the_daemon_and_the_configuration() {
         fs::write(site.node.dir().join("config.toml"), "").unwrap();
         site.node.start_daemon().await.unwrap();
         site.runtime = site.node.runtime().await.unwrap();
-        assert_eq!(shown_handler(&mut site).await, "runc");
+        assert_eq!(shown_handler(&mut site).await, handler::OCI);
         let status = pod::status(&mut site.runtime, &mortal).await.unwrap();
         assert_eq!(status.exit_code, 42);
         let hello = pod::output(&mut site.runtime, &lasting, "echo hello").await;
@@ -334,7 +356,7 @@ async fn containers_of_runc_outlive_the_daemon_and_the_configuration() {
             .create(&pod::container("new", "true"))
             .await
             .unwrap_err();
-        assert!(refused.message().contains("\"runc\""), "{refused}");
+        assert!(refused.message().contains("\"oci\""), "{refused}");
         site.end().await;
     }
 }
@@ -345,7 +367,8 @@ async fn a_daemon_that_is_killed_while_it_creates_leaves_nothing() {
         "shim.sock",
         "bundle/rootfs",
         "bundle/config.json",
-        "runtime/*/state.json",
+        // runc's state.json, crun's status.
+        "runtime/*/stat*",
     ];
     for (number, step) in steps.into_iter().enumerate() {
         let mut site = Site::new().await;

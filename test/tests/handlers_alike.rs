@@ -1,4 +1,4 @@
-//! A container of runc is as one of Corten's own executor, as far as it can see and as far as the CRI tells.
+//! A container of an external runtime is as one of Corten's own executor, as far as it can see and as far as the CRI tells.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::{fs, os::unix::fs::PermissionsExt};
@@ -12,7 +12,7 @@ struct Site {
     node: Node,
     runtime: pod::Runtime,
     own: String,
-    runc: String,
+    external: String,
     /// Files of the Container Device Interface.
     cdi: TempDir,
 }
@@ -24,22 +24,22 @@ impl Site {
 
     async fn with(config: impl Fn(&str) -> cri::PodSandboxConfig) -> Self {
         let cdi = TempDir::new().unwrap();
-        let table = handler::runc_table().unwrap();
+        let table = handler::oci_table().unwrap();
         let table = format!("cdi_dirs = [{:?}]\n{table}", cdi.path());
         let node = handler::node(&table).await.unwrap();
         let mut runtime = node.runtime().await.unwrap();
         let mut pods = Vec::new();
-        for name in ["", "runc"] {
+        for name in ["", handler::OCI] {
             let config = pod::logged(&node, config(&format!("pod-{name}")));
             pods.push(handler::run_pod(&mut runtime, &config, name).await.unwrap());
         }
-        let runc = pods.pop().unwrap();
+        let external = pods.pop().unwrap();
         let own = pods.pop().unwrap();
         Self {
             node,
             runtime,
             own,
-            runc,
+            external,
             cdi,
         }
     }
@@ -49,14 +49,14 @@ impl Site {
         let own = pod::run(&mut self.runtime, &self.own, config)
             .await
             .unwrap();
-        let runc = pod::run(&mut self.runtime, &self.runc, config)
+        let external = pod::run(&mut self.runtime, &self.external, config)
             .await
             .unwrap();
-        [own, runc]
+        [own, external]
     }
 
-    async fn on_runc(&mut self, config: &cri::ContainerConfig) -> String {
-        pod::run(&mut self.runtime, &self.runc, config)
+    async fn on_external(&mut self, config: &cri::ContainerConfig) -> String {
+        pod::run(&mut self.runtime, &self.external, config)
             .await
             .unwrap()
     }
@@ -79,7 +79,7 @@ impl Site {
             format!("({SEES}) >/tmp/init; echo done >/tmp/done; sleep 1000"),
         ];
         let mut seen = Vec::new();
-        for pod in [self.own.clone(), self.runc.clone()] {
+        for pod in [self.own.clone(), self.external.clone()] {
             // Whoever the process is, it can write there.
             let dir = self.node.dir().join("seen");
             fs::create_dir(&dir).unwrap();
@@ -97,13 +97,13 @@ impl Site {
             fs::remove_dir_all(&dir).unwrap();
             seen.push((init, exec, status.user));
         }
-        for (what, own, runc) in [
+        for (what, own, external) in [
             ("init", &seen[0].0, &seen[1].0),
             ("exec", &seen[0].1, &seen[1].1),
         ] {
             let own: Vec<_> = own.lines().collect();
-            let runc: Vec<_> = runc.lines().collect();
-            assert_eq!(own, runc, "{what}");
+            let external: Vec<_> = external.lines().collect();
+            assert_eq!(own, external, "{what}");
         }
         assert_eq!(seen[0].2, seen[1].2);
     }
@@ -114,7 +114,7 @@ impl Site {
 const SEES: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/self/status | sed 's/ *$//'; \
     grep 'open files' /proc/self/limits; cat /proc/self/oom_score_adj; pwd; env | sort; hostname; umask; \
     ls -l /dev | awk '{ print $1, $3, $4, $5, $6, $NF }' | grep -v ' pts$' | sort; \
-    awk '{ print $5, $6 }' /proc/self/mountinfo | sed 's/,relatime//; s/relatime,//' | grep -vE '^(/sys/fs/cgroup|/proc/timer_list) ' | sort -u; \
+    awk '{ print $5, $6 }' /proc/self/mountinfo | sed 's/,relatime//; s/relatime,//' | grep -vE '^(/sys/fs/cgroup|/proc/timer_list|/proc/kcore) ' | sort -u; \
     for p in /proc/sys /proc/kcore /proc/timer_list; do [ -w $p ] && echo writes $p; head -c 1 $p 2>&1 | wc -c; done; true";
 
 fn context(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
@@ -175,7 +175,7 @@ async fn seccomp_profiles_are_in_force() {
     let mut site = Site::new().await;
     let mut config = pod::container("default", "sleep 1000");
     context(&mut config).seccomp = Some(cri::SecurityProfile::default());
-    let id = site.on_runc(&config).await;
+    let id = site.on_external(&config).await;
     assert!(
         site.output(&id, "grep Seccomp: /proc/1/status")
             .await
@@ -194,7 +194,7 @@ async fn seccomp_profiles_are_in_force() {
         profile_type: ProfileType::Localhost.into(),
         localhost_ref: profile.display().to_string(),
     });
-    let id = site.on_runc(&config).await;
+    let id = site.on_external(&config).await;
     let refused = site.fails(&id, "mkdir /made").await;
     assert!(refused.contains("No space"), "{refused}");
     site.output(&id, "ln -s target /linked").await;
@@ -242,7 +242,7 @@ async fn volumes_propagate_and_are_read_only_as_asked() {
     let mut config = pod::container("volumes", "sleep 1000");
     config.mounts = mounts;
     context(&mut config).privileged = true;
-    let id = site.on_runc(&config).await;
+    let id = site.on_external(&config).await;
     site.node
         .shell(&format!(
             "mount -t tmpfs none {path}/late && touch {path}/late/x"
@@ -286,7 +286,7 @@ async fn terminals_and_pid_modes_are_as_asked() {
     let mut terminal = pod::container("tty", "test -t 0 && test -t 1 && stty size; exit 9");
     terminal.command[2] = "test -t 0 && test -t 1 && test -c /dev/console && echo terminal".into();
     terminal.tty = true;
-    let id = site.on_runc(&terminal).await;
+    let id = site.on_external(&terminal).await;
     let status = pod::exited(&site.runtime, &id).await.unwrap();
     assert_eq!(status.exit_code, 0);
     let log = fs::read_to_string(site.node.dir().join("logs/tty.log")).unwrap();
@@ -299,22 +299,22 @@ async fn terminals_and_pid_modes_are_as_asked() {
     ] {
         let mut config = pod::container(&format!("{mode:?}"), "sleep 1000");
         context(&mut config).namespace_options = Some(pod::namespaces(NamespaceMode::Node, mode));
-        let [own, runc] = site.run(&config).await;
+        let [own, external] = site.run(&config).await;
         let script = "tr '\\0' ' ' </proc/1/cmdline";
-        let (own, runc) = (
+        let (own, external) = (
             site.output(&own, script).await,
-            site.output(&runc, script).await,
+            site.output(&external, script).await,
         );
         let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-        assert_eq!(name(&own), name(&runc), "{mode:?}");
+        assert_eq!(name(&own), name(&external), "{mode:?}");
     }
     let mut target = pod::container("target", "sleep 1000");
     let alone = pod::container("alone", "sleep 999");
-    let alone = site.on_runc(&alone).await;
+    let alone = site.on_external(&alone).await;
     let mut options = pod::namespaces(NamespaceMode::Node, NamespaceMode::Target);
     options.target_id = alone;
     context(&mut target).namespace_options = Some(options);
-    let id = site.on_runc(&target).await;
+    let id = site.on_external(&target).await;
     assert!(site.output(&id, "ps").await.contains("sleep 999"));
 }
 
@@ -323,7 +323,7 @@ async fn usage_is_told_and_limits_can_be_changed() {
     let mut site = Site::new().await;
     let mut config = pod::container("limits", "sleep 1000");
     pod::resources(&mut config).memory_limit_in_bytes = 64 << 20;
-    let id = site.on_runc(&config).await;
+    let id = site.on_external(&config).await;
     let request = cri::ContainerStatsRequest {
         container_id: id.clone(),
     };

@@ -30,15 +30,23 @@ async fn volumes_show_their_ids_when_they_are_mapped() {
                 mapped(&dir, "/mapped"),
                 volume(&dir, "/plain"),
                 mapped(&file, "/single"),
-                mapped(&tmpfs, "/secret"),
             ];
+            if maps_tmpfs() {
+                config.mounts.push(mapped(&tmpfs, "/secret"));
+            }
         })
         .await;
-    let owners = "stat -c %u:%g /mapped /mapped/file /plain /single /secret/token";
+    let owners = "stat -c %u:%g /mapped /mapped/file /plain /single";
     let seen = site.output(&id, owners).await;
     let nobody = format!("{NOBODY}:{NOBODY}");
-    let want = ["0:0", "1000:1001", &nobody, "1000:1001", "0:0"];
+    let want = ["0:0", "1000:1001", &nobody, "1000:1001"];
     assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), want);
+    if maps_tmpfs() {
+        let owner = site.output(&id, "stat -c %u:%g /secret/token").await;
+        assert_eq!(owner, "0:0\n");
+    } else {
+        println!("SKIP a volume on tmpfs: the kernel is older than 6.3");
+    }
     site.output(
         &id,
         "touch /mapped/root && touch /mapped/app && chown 1000 /mapped/app",
@@ -51,6 +59,15 @@ async fn volumes_show_their_ids_when_they_are_mapped() {
         .shell(&format!("umount {0} && rmdir {0}", tmpfs.display()))
         .unwrap();
     site.end().await;
+}
+
+/// Since Linux 6.3. What an older kernel makes of it is in `older_kernel.rs`.
+fn maps_tmpfs() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    let mut numbers = numbers.map(str::parse::<u32>);
+    let mut number = || numbers.next().unwrap().unwrap();
+    (number(), number()) >= (6, 3)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,6 +127,11 @@ async fn mounts_from_outside_cannot_be_changed_by_root_inside() {
                 ..mapped(&dir, "/readonly")
             };
             config.mounts = vec![readonly];
+            // The default profile of AppArmor lets nobody mount.
+            pod::security(config).apparmor = Some(cri::SecurityProfile {
+                profile_type: cri::security_profile::ProfileType::Unconfined.into(),
+                ..Default::default()
+            });
             pod::security(config).masked_paths = vec!["/proc/keys".into()];
             pod::security(config).readonly_paths = vec!["/proc/sys".into()];
         })

@@ -43,7 +43,8 @@ async fn containers_may_share_a_pid_namespace() {
     ] {
         site.refused(&one, script).await;
     }
-    site.output(&one, "kill -9 1; kill -0 1").await;
+    let init = site.output(&one, "kill -9 1; cat /proc/1/comm").await;
+    assert_eq!(init, "corten-pod\n");
     site.end().await;
 }
 
@@ -74,14 +75,14 @@ async fn sysctls_are_those_of_the_pod() {
         ("kernel.shm_rmid_forced", "1"),
         ("kernel.msgmax", "4096"),
         ("fs.mqueue.msg_max", "20"),
-        ("net.core.somaxconn", "77"),
+        ("net.ipv4.tcp_keepalive_time", "77"),
         ("net.ipv4.ping_group_range", "0 100"),
     ];
     let sysctls = sysctls.map(|(name, value)| (name.to_owned(), value.to_owned()));
     config.linux.as_mut().unwrap().sysctls = sysctls.into();
     let mut site = Site::of(config).await;
     let id = site.run("sysctls", |_| {}).await;
-    let script = "cd /proc/sys; cat kernel/shm_rmid_forced kernel/msgmax fs/mqueue/msg_max net/core/somaxconn \
+    let script = "cd /proc/sys; cat kernel/shm_rmid_forced kernel/msgmax fs/mqueue/msg_max net/ipv4/tcp_keepalive_time \
                   net/ipv4/ping_group_range net/ipv4/ip_unprivileged_port_start; hostname";
     let seen = site.output(&id, script).await;
     let seen: Vec<_> = seen.split_whitespace().collect();
