@@ -285,58 +285,6 @@ async fn a_killed_daemon_leaves_no_scope_without_a_pod() {
     assert_eq!(left, [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reload_of_systemd_takes_no_device_away() {
-    if !vm::is_here() {
-        return;
-    }
-    let mut service = Service::start().await;
-    let id = service.pod("devices", "/vmtest.slice").await.unwrap();
-    let mut config = pod::container("devices", "sleep 100000");
-    config.devices = vec![cri::Device {
-        host_path: "/dev/vda".into(),
-        container_path: "/dev/disk".into(),
-        permissions: "r".into(),
-    }];
-    let container = pod::run(&mut service.runtime, &id, &config).await.unwrap();
-    let script = "
-        mknod /tmp/mem c 1 1 && ! head -c 1 /tmp/mem 2>/dev/null || exit 1
-        echo ready >/tmp/state
-        while [ ! -e /tmp/stop ]; do
-            for try in 1 2 3 4 5 6 7 8; do : </dev/disk || exit 2; done
-            echo . >>/tmp/rounds
-        done
-        ! head -c 1 /tmp/mem 2>/dev/null && wc -l </tmp/rounds";
-    let mut runtime = service.runtime.clone();
-    let looking = container.clone();
-    let opens = tokio::spawn(async move {
-        let request = cri::ExecSyncRequest {
-            container_id: looking,
-            cmd: ["sh", "-c", script].map(Into::into).into(),
-            timeout: 600,
-        };
-        runtime.exec_sync(request).await
-    });
-    let ready = "until [ -e /tmp/state ]; do sleep 0.1; done";
-    pod::output(&mut service.runtime, &container, ready)
-        .await
-        .unwrap();
-    for _ in 0..10 {
-        vm::shell("systemctl daemon-reload").unwrap();
-    }
-    pod::output(&mut service.runtime, &container, "touch /tmp/stop")
-        .await
-        .unwrap();
-    let done = opens.await.unwrap().unwrap().into_inner();
-    let (out, error) = (
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr),
-    );
-    assert_eq!(done.exit_code, 0, "{out}{error}");
-    assert!(out.trim().parse::<u32>().unwrap() > 0, "{out}");
-    service.remove(&id).await;
-}
-
 /// A socket of systemd's that is out of the way while this lives.
 struct Hidden;
 
