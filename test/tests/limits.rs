@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use corten_proto::cri::{self, LinuxContainerResources as Resources};
-use corten_test::{image, node::Node, pod};
+use corten_test::{image, node::Node, pod, vm, wait::until};
 use tonic::Code;
 
 const MIB: i64 = 1 << 20;
@@ -105,7 +105,9 @@ async fn unified_files_are_written_and_changed_on_v2() {
     let node = node().await;
     let mut runtime = node.runtime().await.unwrap();
     let pod_id = pod::run_pod(&mut runtime, &pod::pod("v2")).await.unwrap();
-    let config = limited("v2", unified("memory.high", "67108864"));
+    let mut asked = unified("memory.high", "67108864");
+    asked.unified.insert("pids.max".into(), "20".into());
+    let config = limited("v2", asked);
     if !is_v2() {
         let error = pod::create(&mut runtime, &pod_id, &config)
             .await
@@ -115,6 +117,7 @@ async fn unified_files_are_written_and_changed_on_v2() {
     }
     let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
     assert_eq!(read(&mut runtime, &id, "memory.high").await, "67108864");
+    assert_eq!(read(&mut runtime, &id, "pids.max").await, "20");
     let asked = runtime.clone();
     let update = |linux: Resources| {
         let request = cri::UpdateContainerResourcesRequest {
@@ -159,5 +162,78 @@ async fn unified_files_are_written_and_changed_on_v2() {
         assert_eq!(read(&mut runtime, &id, file).await, want, "{file}");
     }
     let status = pod::status(&mut runtime, &id).await.unwrap();
-    assert_eq!(status.resources.unwrap().linux.unwrap(), both);
+    // What is not named stays.
+    let mut want = both;
+    want.unified.insert("pids.max".into(), "20".into());
+    assert_eq!(status.resources.unwrap().linux.unwrap(), want);
+}
+
+/// A swap file of the machine's, in use while this lives.
+struct Swap;
+
+impl Swap {
+    fn on() -> Self {
+        vm::shell("fallocate -l 256M /swap && chmod 600 /swap && mkswap -q /swap && swapon /swap")
+            .unwrap();
+        Self
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        vm::shell("swapoff /swap && rm /swap").unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_swaps_as_far_as_it_may() {
+    if !vm::is_here() {
+        return;
+    }
+    let _swap = Swap::on();
+    let node = node().await;
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("swap")).await.unwrap();
+    let memory = Resources {
+        memory_limit_in_bytes: 32 * MIB,
+        ..Default::default()
+    };
+    let by_field = Resources {
+        memory_swap_limit_in_bytes: 96 * MIB,
+        ..memory.clone()
+    };
+    let by_file = Resources {
+        memory_limit_in_bytes: 32 * MIB,
+        ..unified("memory.swap.max", "67108864")
+    };
+    let fill = "dd if=/dev/zero of=/dev/shm/ballast bs=1M count=60";
+    for (name, resources) in [("field", by_field), ("file", by_file)] {
+        let mut config = limited(name, resources);
+        config.command[2] = format!("{fill} && touch /whole; sleep 1000");
+        let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+        let whole = || async { pod::output(&mut runtime.clone(), &id, "test -e /whole").await };
+        until(whole).await.unwrap();
+        let max = read(&mut runtime, &id, "memory.swap.max").await;
+        assert_eq!(max, (64 * MIB).to_string(), "{name}");
+        let request = cri::ContainerStatsRequest {
+            container_id: id.clone(),
+        };
+        let reply = runtime.container_stats(request).await.unwrap();
+        let swap = reply.into_inner().stats.unwrap().swap.unwrap();
+        let used = swap.swap_usage_bytes.unwrap().value;
+        let left = swap.swap_available_bytes.unwrap().value;
+        assert!(used >= 28 << 20, "{name}: {used}");
+        assert_eq!(used + left, 64 << 20, "{name}");
+        // It takes the swap file's room.
+        pod::stop(&mut runtime, &id, 0).await.unwrap();
+    }
+
+    // Who asks for no swap gets none, whatever the host has.
+    let mut config = limited("none", memory);
+    config.command[2] = format!("exec {fill}");
+    let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+    let status = pod::exited(&runtime, &id).await.unwrap();
+    assert_eq!(status.reason, "OOMKilled", "{status:?}");
+    let resources = status.resources.unwrap().linux.unwrap();
+    assert_eq!(resources.memory_swap_limit_in_bytes, 32 * MIB);
 }

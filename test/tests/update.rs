@@ -135,7 +135,10 @@ fn check_everything(cgroup: &Cgroup) {
     let shares = if Cgroup::is_v2() { "174" } else { "2048" };
     assert_eq!(cgroup.shares(), shares);
     assert_eq!(cgroup.memory(), (96 * MIB).to_string());
-    assert!(cgroup.swap().is_none_or(|both| both == 128 * MIB));
+    match cgroup.swap() {
+        Some(both) => assert_eq!(both, 128 * MIB),
+        None => println!("SKIP swap: the kernel does not count it"),
+    }
     for file in ["cpuset.cpus", "cpuset.mems"] {
         assert_eq!(cgroup.read("cpuset", [file; 2]), "0");
     }
@@ -147,7 +150,8 @@ fn check_everything(cgroup: &Cgroup) {
         let paths = files.map(|file| cgroup.path("hugetlb", &file));
         match paths.iter().find(|path| path.exists()) {
             Some(path) => assert_eq!(fs::read_to_string(path).unwrap().trim(), "4194304"),
-            None => println!("SKIP huge pages: {} is not there", paths[1].display()),
+            None if Cgroup::is_v2() => panic!("{} is not there", paths[1].display()),
+            None => println!("SKIP huge pages: {} is not there", paths[0].display()),
         }
     }
 }
