@@ -6,7 +6,7 @@
 use std::{fs, path::Path, process::Command};
 
 use corten_proto::cri::{self, security_profile::ProfileType};
-use corten_test::{image, node::Node, pod, vm};
+use corten_test::{handler, image, node::Node, pod, vm};
 use tonic::Code;
 
 /// Since Linux 5.8.
@@ -48,11 +48,18 @@ impl Site {
     async fn new() -> Self {
         let node = Node::start_with(&[]).await.unwrap();
         image::load_busybox(&node).await.unwrap();
+        Self::on(node, "").await
+    }
+
+    /// On a handler of the node's.
+    async fn on(node: Node, handler: &str) -> Self {
         let mut runtime = node.runtime().await.unwrap();
         let mut config = pod::host_network_pod("site");
         let linux = config.linux.get_or_insert_default();
         linux.security_context.get_or_insert_default().privileged = true;
-        let pod = pod::run_pod(&mut runtime, &config).await.unwrap();
+        let pod = handler::run_pod(&mut runtime, &config, handler)
+            .await
+            .unwrap();
         Self {
             _node: node,
             runtime,
@@ -169,6 +176,45 @@ async fn the_default_profile_is_loaded_and_holds() {
     let works = "echo x >/tmp/file && rm /tmp/file && kill -0 1 && ls -l /proc/1/exe";
     pod::output(&mut site.runtime, &admin, works).await.unwrap();
     pod::stop(&mut site.runtime, &admin, 0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_runtimes_hold_their_containers_by_profiles_too() {
+    if !vm::is_here() {
+        return;
+    }
+    load_deny_write();
+    let runc = handler::runc().unwrap();
+    for runtime in [runc.to_str().unwrap(), "/usr/bin/crun"] {
+        let table = handler::table(handler::OCI, runtime);
+        let node = handler::node(&table).await.unwrap();
+        let mut site = Site::on(node, handler::OCI).await;
+        let unset = site.run("unset", |_| {}).await;
+        assert_eq!(site.profiles(&unset).await, held_by(DEFAULT), "{runtime}");
+        site.fails(&unset, "echo 1 >/proc/sys/vm/drop_caches").await;
+        let local = site
+            .run("local", |config| {
+                let profile = typed(ProfileType::Localhost, "corten-test-deny-write");
+                pod::security(config).apparmor = profile;
+            })
+            .await;
+        let denied = held_by("corten-test-deny-write (enforce)");
+        assert_eq!(site.profiles(&local).await, denied, "{runtime}");
+        let error = site.fails(&local, "touch /tmp/file").await;
+        assert!(error.contains("Permission denied"), "{runtime}: {error}");
+        let unconfined = site
+            .run("unconfined", |config| {
+                pod::security(config).apparmor = typed(ProfileType::Unconfined, "");
+            })
+            .await;
+        assert_eq!(site.profiles(&unconfined).await, held_by("unconfined"));
+        let missing = site
+            .refused("missing", |config| {
+                pod::security(config).apparmor = typed(ProfileType::Localhost, "no-such");
+            })
+            .await;
+        assert!(missing.message().contains("not loaded"), "{missing}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
