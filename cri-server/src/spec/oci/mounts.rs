@@ -25,17 +25,19 @@ pub(super) fn lower(
             // Of pods with user namespaces.
             id_mapped: _,
         } = mount;
-        let is_bound = prepared
+        let bound = prepared
             .bound
             .iter()
-            .any(|bound| usize::try_from(*bound) == Ok(index));
-        let mut options = self::attributes(attributes.unwrap_or_default());
+            .position(|bound| usize::try_from(*bound) == Ok(index));
+        let found = bound.and_then(|place| prepared.bound_attributes.get(place).copied());
+        let mut options = self::attributes(found.or(attributes).unwrap_or_default());
         let (kind, source) = match kind {
-            kind if is_bound => {
+            kind if bound.is_some() => {
                 let propagation = propagation(kind.as_ref());
                 propagations.push(propagation);
-                // What is bound has its attributes; with options a runtime would mount anew, and take others away.
-                options = vec!["rbind".into(), name(propagation).into()];
+                // What is bound has its attributes. A runtime that mounts it anew, as crun does always and runc with an
+                // option, takes those away that it is not told.
+                options.extend(["rbind".into(), name(propagation).into()]);
                 (
                     "bind".to_owned(),
                     layout::bundle_mount(&bundle, index).display().to_string(),

@@ -29,6 +29,14 @@ fn prepared() -> shim::Prepared {
             hard: 2,
         }],
         bound: (6..10).collect(),
+        bound_attributes: vec![
+            shim::MountAttributes {
+                readonly: true,
+                noexec: true,
+                ..Default::default()
+            };
+            4
+        ],
     }
 }
 
@@ -111,7 +119,10 @@ fn pins_are_joined_and_volumes_come_from_the_bundle() {
         .find(|mount| mount["destination"] == "/etc/hosts")
         .unwrap();
     assert_eq!(hosts["source"], "/state/c/bundle/mounts/8");
-    assert_eq!(hosts["options"], json!(["rbind", "rprivate"]));
+    assert_eq!(
+        hosts["options"],
+        json!(["ro", "noexec", "rbind", "rprivate"])
+    );
 }
 
 #[test]

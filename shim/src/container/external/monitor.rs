@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use corten_proto::shim::{Created, Failure, FailureKind, Plan, Prepared, Process};
+use corten_proto::{
+    layout,
+    shim::{Created, Failure, FailureKind, MountAttributes, Plan, Prepared, Process},
+};
 use corten_sys::{
     ns, prctl,
     process::{self, CloneFlags, Ended, SingleThreaded},
@@ -18,6 +21,7 @@ use corten_sys::{
 use nix::sched::unshare;
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::{StatVfsMountFlags, statvfs},
     process::{chdir, setsid},
 };
 
@@ -106,6 +110,10 @@ impl Monitor<'_> {
                 &mut told.warnings,
             )?,
             rlimits: security::possible_rlimits(&process.rlimits, &mut told.warnings)?,
+            bound_attributes: bound
+                .iter()
+                .map(|index| self.attributes(*index))
+                .collect::<Result<_>>()?,
             bound: bound
                 .into_iter()
                 .filter_map(|index| index.try_into().ok())
@@ -117,6 +125,18 @@ impl Monitor<'_> {
         };
         report::write(report.as_fd(), &packet, None)?;
         Ok(told)
+    }
+
+    /// Those of a mount in the bundle.
+    fn attributes(&self, index: usize) -> Result<MountAttributes> {
+        let path = layout::bundle_mount(&self.runtime.bundle(), index);
+        let flags = statvfs(&path).doing("statfs", path.display())?.f_flag;
+        Ok(MountAttributes {
+            readonly: flags.contains(StatVfsMountFlags::RDONLY),
+            nosuid: flags.contains(StatVfsMountFlags::NOSUID),
+            nodev: flags.contains(StatVfsMountFlags::NODEV),
+            noexec: flags.contains(StatVfsMountFlags::NOEXEC),
+        })
     }
 
     fn run_create(&self) -> Result<Waiting, Refusal> {
