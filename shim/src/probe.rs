@@ -5,8 +5,8 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::{MetadataExt, chown},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::chown,
     },
     path::Path,
 };
@@ -37,13 +37,20 @@ pub(crate) fn run(dir: &Path) -> io::Result<()> {
         readonly: false,
     };
     let root = open_overlay(&rootfs, Some(user.as_fd()), "").map_err(|failure| told(&failure))?;
+    // Its path may be closed to the pod's root, which need not walk it.
+    let upper = File::open(upper)?;
     setfsgid(Gid::from_raw(ROOT));
     setfsuid(Uid::from_raw(ROOT));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
     openat(&root, "made", flags, Mode::from_raw_mode(0o644))
         .map_err(|errno| wrong("make a file in a root with mapped ids", &errno.into()))?;
-    let below = statat(&root, "below", AtFlags::empty())?.st_uid;
-    let made = fs::metadata(upper.join("made"))?.uid();
+    let owner = |dir: BorrowedFd<'_>, name: &str| {
+        let found = statat(dir, name, AtFlags::empty());
+        found
+            .map(|found| found.st_uid)
+            .map_err(|errno| wrong("see whose a file with mapped ids is", &errno.into()))
+    };
+    let (below, made) = (owner(root.as_fd(), "below")?, owner(upper.as_fd(), "made")?);
     if (below, made) == (ROOT, ROOT) {
         Ok(())
     } else {

@@ -1,6 +1,6 @@
 //! What a pod's other namespaces are in a user namespace, and what becomes of it when the daemon is killed.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{image, leftovers::Leftovers, node::Node, pod};
@@ -173,4 +173,25 @@ async fn a_kill_in_the_middle_leaves_nothing() {
         }
         Leftovers::settle(&node, &before).await.unwrap();
     }
+}
+
+/// As directories of mktemp are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_root_alone_may_enter_is_enough() {
+    let mut node = Node::without_daemon(&[]).await.unwrap();
+    fs::create_dir(node.root()).unwrap();
+    fs::set_permissions(node.root(), fs::Permissions::from_mode(0o700)).unwrap();
+    node.start_daemon().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let config = with_users(pod::host_network_pod("closed"));
+    let id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let container = pod::container("closed", "sleep 1000");
+    let container = pod::run(&mut runtime, &id, &container).await.unwrap();
+    let script = "touch /made && stat -c %u /made /bin/sh";
+    let owners = pod::output(&mut runtime, &container, script).await;
+    assert_eq!(owners.unwrap(), "0\n0\n");
+    let mode = fs::metadata(node.root()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    pod::remove_pod(&mut runtime, &id).await.unwrap();
 }
