@@ -34,6 +34,11 @@ pub fn oci_table() -> Result<String> {
     Ok(table(OCI, &runtime.display().to_string()))
 }
 
+/// Whether that runtime is crun.
+pub fn is_crun() -> bool {
+    env::var_os(RUNTIME).is_some_and(|runtime| Path::new(&runtime).ends_with("crun"))
+}
+
 /// Where `hack/setup test` puts runc.
 pub fn runc() -> Result<PathBuf> {
     Ok(cache()?.join("bin/runc"))

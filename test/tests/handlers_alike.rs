@@ -101,9 +101,17 @@ impl Site {
             ("init", &seen[0].0, &seen[1].0),
             ("exec", &seen[0].1, &seen[1].1),
         ] {
-            let own: Vec<_> = own.lines().collect();
-            let external: Vec<_> = external.lines().collect();
-            assert_eq!(own, external, "{what}");
+            let lines = |text: &str| -> Vec<String> {
+                let lines = text.lines().filter(|line| {
+                    // crun's exec knows neither the container's groups nor its limits.
+                    let unknown = ["Groups:", "Max open files"];
+                    what == "init"
+                        || !handler::is_crun()
+                        || !unknown.iter().any(|name| line.starts_with(name))
+                });
+                lines.map(Into::into).collect()
+            };
+            assert_eq!(lines(own), lines(external), "{what}");
         }
         assert_eq!(seen[0].2, seen[1].2);
     }
