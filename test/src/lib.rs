@@ -9,6 +9,8 @@ pub mod leftovers;
 pub mod node;
 pub mod pod;
 pub mod registry;
+pub mod streams;
+pub mod terminal;
 mod token_server;
 pub mod tree;
 pub mod vm;

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+)
+
+// Connections to a server that echoes, all on one session and at once. Prints how many got back what they had sent.
+func forward(common client, flags *flag.FlagSet, args []string) int {
+	port := flags.Int("port", 0, "port in the pod")
+	connections := flags.Int("connections", 1, "how many")
+	length := flags.Int("bytes", 1<<20, "sent on each")
+	resets := flags.Int("resets", 0, "of them, broken off midway")
+	flags.Parse(args)
+	session, err := dial(common)
+	if err != nil {
+		fail("%v", err)
+	}
+	defer session.Close()
+	var whole, failed atomic.Int64
+	var all sync.WaitGroup
+	for id := range *connections {
+		all.Go(func() {
+			if err := echo(session, id, *port, *length, id < *resets); err != nil {
+				failed.Add(1)
+				fmt.Printf("connection %d: %v\n", id, err)
+			} else if id >= *resets {
+				whole.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	fmt.Printf("%d whole, %d reset, %d failed\n", whole.Load(), *resets, failed.Load())
+	if failed.Load() > 0 {
+		return 1
+	}
+	return 0
+}
+
+func dial(common client) (httpstream.Connection, error) {
+	var dialer httpstream.Dialer
+	if common.websocket {
+		tunnel, err := portforward.NewSPDYOverWebsocketDialer(common.url, common.config)
+		if err != nil {
+			return nil, err
+		}
+		dialer = tunnel
+	} else {
+		transport, upgrader, err := spdy.RoundTripperFor(common.config)
+		if err != nil {
+			return nil, err
+		}
+		dialer = spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", common.url)
+	}
+	session, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	return session, err
+}
+
+// One connection: an error stream and a data stream, as kubectl opens them.
+func echo(session httpstream.Connection, id, port, length int, reset bool) error {
+	headers := http.Header{}
+	headers.Set("streamType", "error")
+	headers.Set("port", strconv.Itoa(port))
+	headers.Set("requestID", strconv.Itoa(id))
+	errors, err := session.CreateStream(headers)
+	if err != nil {
+		return fmt.Errorf("error stream: %w", err)
+	}
+	errors.Close()
+	headers.Set("streamType", "data")
+	data, err := session.CreateStream(headers)
+	if err != nil {
+		return fmt.Errorf("data stream: %w", err)
+	}
+	defer session.RemoveStreams(errors, data)
+	sent := make([]byte, length)
+	rand.NewChaCha8([32]byte{byte(id), byte(id >> 8)}).Read(sent)
+	if reset {
+		_, err := data.Write(sent[:length/2])
+		data.Reset()
+		return err
+	}
+	go func() {
+		io.Copy(data, bytes.NewReader(sent))
+		data.Close()
+	}()
+	received, err := io.ReadAll(data)
+	if err != nil {
+		return err
+	}
+	if text, _ := io.ReadAll(errors); len(text) > 0 {
+		return fmt.Errorf("%s", text)
+	}
+	if sha256.Sum256(received) != sha256.Sum256(sent) {
+		return fmt.Errorf("%d bytes came back of %d, or others", len(received), length)
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+// A client of streaming URLs, with the library that kubectl has: what it sends and hears is Kubernetes' own.
+//
+//	corten-streams exec URL [--websocket] [--stdin] [--tty [--sizes 80x24,100x50]] [--no-stdout] [--no-stderr]
+//	corten-streams forward URL [--websocket] --port N --connections N --bytes N [--resets N]
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+
+	restclient "k8s.io/client-go/rest"
+)
+
+func main() {
+	if len(os.Args) < 3 {
+		fail("usage: corten-streams exec|forward URL [flags]")
+	}
+	kind, target := os.Args[1], os.Args[2]
+	address, err := url.Parse(target)
+	if err != nil {
+		fail("URL %q: %v", target, err)
+	}
+	flags := flag.NewFlagSet(kind, flag.ExitOnError)
+	common := client{url: address, config: &restclient.Config{TLSClientConfig: restclient.TLSClientConfig{Insecure: true}}}
+	flags.BoolVar(&common.websocket, "websocket", false, "WebSocket instead of SPDY")
+	switch kind {
+	case "exec":
+		os.Exit(execute(common, flags, os.Args[3:]))
+	case "forward":
+		os.Exit(forward(common, flags, os.Args[3:]))
+	default:
+		fail("%q is neither exec nor forward", kind)
+	}
+}
+
+// What both kinds of session need.
+type client struct {
+	url       *url.URL
+	config    *restclient.Config
+	websocket bool
+}
+
+func fail(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "corten-streams: "+format+"\n", args...)
+	os.Exit(125)
+}
