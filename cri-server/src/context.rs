@@ -15,6 +15,7 @@ use crate::{
     spec,
     stats::Walks,
     store::Store,
+    streaming::Tokens,
 };
 
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(crate) struct Context {
     pub(crate) walks: Walks,
     pub(crate) apparmor: Profiles,
     pub(crate) selinux_levels: Arc<Levels>,
+    pub(crate) tokens: Tokens,
     /// What an operator should know and what did not stop the start.
     pub(crate) conditions: Mutex<Vec<String>>,
 }

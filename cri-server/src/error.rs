@@ -31,6 +31,8 @@ pub(crate) enum Error {
         state: &'static str,
         need: &'static str,
     },
+    #[error("there are {limit} {what}")]
+    TooMany { what: &'static str, limit: usize },
     #[error("{what} took longer than {limit:?}")]
     Timeout { what: String, limit: Duration },
     #[error("{doing}")]
@@ -86,6 +88,7 @@ impl Error {
             Self::Exists { .. } => Code::AlreadyExists,
             Self::State { .. } => Code::FailedPrecondition,
             Self::Timeout { .. } => Code::DeadlineExceeded,
+            Self::TooMany { .. } => Code::ResourceExhausted,
             Self::ImageVolume { .. } => Code::Unknown,
             Self::Image { source, .. } => image_code(source.kind()),
             Self::Shim { source, .. } => source.code(),

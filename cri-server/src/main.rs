@@ -25,6 +25,7 @@ mod shim;
 mod spec;
 mod stats;
 mod store;
+mod streaming;
 mod systemd;
 
 fn main() -> std::process::ExitCode {

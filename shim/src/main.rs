@@ -4,10 +4,12 @@
 //! One thread, no async runtime, no JSON.
 #![forbid(unsafe_code)]
 
+mod attachments;
 mod connection;
 mod container;
 mod exit;
 mod failure;
+mod input;
 mod log;
 mod note;
 mod output;

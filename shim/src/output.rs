@@ -14,6 +14,7 @@ use rustix::{
 };
 
 use crate::{
+    attachments::Attachments,
     failure::{Doing, Result},
     log::{Log, Stream},
     poll::{Poll, Source},
@@ -26,8 +27,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) log: Log,
+    pub(crate) attachments: Attachments,
     stdout: Option<File>,
     stderr: Option<File>,
+    is_terminal: bool,
 }
 
 impl Output {
@@ -38,8 +41,10 @@ impl Output {
         Ok((
             Self {
                 log,
+                attachments: Attachments::default(),
                 stdout: Some(stdout),
                 stderr: Some(stderr),
+                is_terminal: false,
             },
             container_stdout,
             container_stderr,
@@ -56,7 +61,16 @@ impl Output {
             .add(&master, Source::Stdout)
             .doing("watch", "the terminal")?;
         self.stdout = Some(File::from(master));
+        self.is_terminal = true;
         Ok(())
+    }
+
+    /// The master of the container's terminal, for another who writes to it.
+    pub(crate) fn terminal(&self) -> io::Result<Option<OwnedFd>> {
+        let stdout = self.stdout.as_ref().filter(|_| self.is_terminal);
+        stdout
+            .map(|master| master.try_clone().map(OwnedFd::from))
+            .transpose()
     }
 
     /// Reads once what there is; at the end of the stream it is closed.
@@ -69,7 +83,10 @@ impl Output {
         // So large that the allocator maps it, and gives it back: only what is read costs memory, and only now.
         let mut chunk = vec![0; CHUNK];
         match file.read(&mut chunk) {
-            Ok(length @ 1..) => self.log.write(stream, &chunk[..length]),
+            Ok(length @ 1..) => {
+                self.log.write(stream, &chunk[..length]);
+                self.attachments.write(stream, &chunk[..length]);
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -80,6 +97,7 @@ impl Output {
                 events.remove(file);
                 *pipe = None;
                 self.log.finish(stream);
+                self.attachments.finish(stream);
             }
         }
     }

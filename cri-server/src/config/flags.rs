@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{CgroupDriver, Config, DeclaredVolumes, LogFormat, LogLevel, without_scheme};
+use super::{
+    CgroupDriver, Config, DeclaredVolumes, LogFormat, LogLevel, streaming::StreamingFlags,
+    without_scheme,
+};
 
 /// What stands on the command line wins over the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -39,6 +42,8 @@ pub(crate) struct Flags {
     cni: CniFlags,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    streaming: StreamingFlags,
 }
 
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -124,6 +129,7 @@ impl Flags {
         set(&mut config.log_level, &self.log_level);
         self.cni.apply(config);
         self.limits.apply(config);
+        self.streaming.apply(&mut config.streaming);
     }
 }
 
@@ -176,7 +182,7 @@ impl LimitFlags {
     }
 }
 
-fn set<T: Clone>(value: &mut T, flag: &Option<T>) {
+pub(super) fn set<T: Clone>(value: &mut T, flag: &Option<T>) {
     if let Some(flag) = flag {
         value.clone_from(flag);
     }

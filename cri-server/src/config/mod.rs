@@ -2,6 +2,7 @@
 
 mod flags;
 mod handlers;
+mod streaming;
 
 use std::{
     fs,
@@ -12,6 +13,7 @@ use corten_image::{PolicyRule, Requirement};
 pub(crate) use flags::Flags;
 pub(crate) use handlers::{Handler, Handlers};
 use serde::{Deserialize, Serialize};
+pub(crate) use streaming::{Streaming, Tls, TlsVersion};
 
 /// The documented defaults, as `corten config default` prints them.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -36,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) cni: Cni,
     pub(crate) image: Image,
     pub(crate) container: Container,
+    pub(crate) streaming: Streaming,
     pub(crate) handlers: Handlers,
 }
 
@@ -277,6 +280,7 @@ impl Config {
             ));
         }
         self.image.check()?;
+        self.streaming.check()?;
         self.handlers.check()?;
         if !(256..=1 << 20).contains(&self.container.log_line_max) {
             return Err(invalid(
@@ -353,6 +357,7 @@ impl Default for Config {
             cni: Cni::default(),
             image: Image::default(),
             container: Container::default(),
+            streaming: Streaming::default(),
             handlers: Handlers::default(),
         }
     }

@@ -20,7 +20,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, task::JoinHandle, time:
 use crate::{
     context::Context,
     error::{Error, Result},
-    shim::{self, ExecIo},
+    shim::{self, Command, ExecIo},
 };
 
 /// Both streams together, so that the answer fits into the 16 MiB that clients take.
@@ -48,6 +48,7 @@ pub(super) async fn handle(
         stdin: None,
         stdout: Some(out),
         stderr: Some(err),
+        terminal: None,
     };
     let limit = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     let args = request
@@ -56,7 +57,13 @@ pub(super) async fn handle(
         .map(|arg| arg.clone().into_bytes())
         .collect();
     let state_dir = layout::container_state(&cx.config.state, &container.record.id);
-    let done = match shim::exec(&state_dir, args, io, limit).await {
+    let command = Command {
+        args,
+        io,
+        limit,
+        hangup_grace: Duration::ZERO,
+    };
+    let done = match shim::exec(&state_dir, command).await {
         Ok(done) => done,
         // Its shim has ended with it, or is about to, and the end will be told.
         Err(source) if source.is_gone() && timeout(END, container.exited()).await.is_ok() => {

@@ -3,9 +3,11 @@
 //! An RPC that has no file answers `Unimplemented`. A mutating one runs as an operation (`operation/`), so that it goes on
 //! when its client leaves.
 
+mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod filter;
 mod image_fs_info;
@@ -17,6 +19,7 @@ mod list_pod_sandbox;
 mod list_pod_sandbox_stats;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
+mod port_forward;
 mod pull_image;
 mod remove_container;
 mod remove_image;
@@ -142,6 +145,9 @@ handlers!(RuntimeService {
     list_containers(ListContainersRequest) -> ListContainersResponse;
     update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    exec(ExecRequest) -> ExecResponse;
+    attach(AttachRequest) -> AttachResponse;
+    port_forward(PortForwardRequest) -> PortForwardResponse;
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
     list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;

@@ -35,7 +35,7 @@ use crate::{
     shim::Launcher,
     spec,
     store::Store,
-    systemd,
+    streaming, systemd,
 };
 
 /// How long a SIGTERM waits for operations in flight. What goes on for longer, such as a pull, is taken up anew after the
@@ -47,7 +47,8 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> Result<()> {
     let socket_path = config.socket();
-    let (cx, _lock) = bring_up(config).await?;
+    let streams = streaming::Listener::bind(&config.streaming).await?;
+    let (cx, _lock) = bring_up(config, streaming::Tokens::new(streams.base())).await?;
     recovery::recover(&cx).await?;
     let socket = socket::bind(&socket_path)?;
     let (mut terminate, mut interrupt) =
@@ -74,7 +75,9 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     tracing::info!(socket = %socket_path.display(), instance = cx.instance, "serving");
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let streaming = tokio::spawn(streaming::serve(Arc::clone(&cx), streams));
     connections::serve(socket, routes.prepare(), signalled).await;
+    streaming.abort();
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain(&cx, &socket_path).await;
     Ok(())
@@ -87,7 +90,10 @@ fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
     })
 }
 
-async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
+async fn bring_up(
+    config: Config,
+    tokens: streaming::Tokens,
+) -> Result<(Arc<Context>, directories::Lock)> {
     let dirs_config = config.clone();
     let lock = blocking(move || directories::prepare(&dirs_config)).await?;
     let instance = identity::instance(&config.root)?;
@@ -151,6 +157,7 @@ async fn bring_up(config: Config) -> Result<(Arc<Context>, directories::Lock)> {
         walks: crate::stats::Walks::default(),
         apparmor: Profiles::default(),
         selinux_levels,
+        tokens,
         conditions: std::sync::Mutex::default(),
         instance,
         config,

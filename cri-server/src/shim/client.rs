@@ -16,9 +16,9 @@ use std::{
 use corten_proto::{
     layout,
     shim::{
-        Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan, Prepared,
-        ReopenLog, Reply, Request, Shutdown, Start, Started, Stop, Update, reply::Result as Answer,
-        request::Call,
+        Attach, Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan,
+        Prepared, ReopenLog, Reply, Request, Shutdown, Start, Started, Stop, Update,
+        reply::Result as Answer, request::Call,
     },
 };
 use tokio::{
@@ -59,12 +59,25 @@ pub(crate) struct Events {
 #[derive(Debug)]
 struct Pending(Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>);
 
+/// A process to be run in the container.
+#[derive(Debug, Default)]
+pub(crate) struct Command {
+    pub(crate) args: Vec<Vec<u8>>,
+    pub(crate) io: ExecIo,
+    /// After which it is killed; zero is never.
+    pub(crate) limit: Duration,
+    /// Between SIGHUP and SIGKILL, once its caller has gone.
+    pub(crate) hangup_grace: Duration,
+}
+
 /// Descriptors for a process that is run in the container.
 #[derive(Debug, Default)]
 pub(crate) struct ExecIo {
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
+    /// In place of these: a stream socket that the terminal's master comes over.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 impl Client {
@@ -178,21 +191,26 @@ impl Client {
             .map(drop)
     }
 
-    /// Runs `args` in the container until its first process ends; `limit` of zero is none.
-    pub(crate) async fn exec(
-        &self,
-        args: Vec<Vec<u8>>,
-        io: ExecIo,
-        limit: Duration,
-    ) -> Result<ExecDone, Error> {
+    /// Runs a command in the container until its first process ends.
+    pub(crate) async fn exec(&self, command: Command) -> Result<ExecDone, Error> {
+        let Command {
+            args,
+            io,
+            limit,
+            hangup_grace,
+        } = command;
+        let milliseconds =
+            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let request = Exec {
             args,
             stdin: io.stdin.is_some(),
             stdout: io.stdout.is_some(),
             stderr: io.stderr.is_some(),
-            timeout_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            timeout_ms: milliseconds(limit),
+            terminal: io.terminal.is_some(),
+            hangup_grace_ms: milliseconds(hangup_grace),
         };
-        let fds: Vec<_> = [&io.stdin, &io.stdout, &io.stderr]
+        let fds: Vec<_> = [&io.stdin, &io.stdout, &io.stderr, &io.terminal]
             .into_iter()
             .flatten()
             .map(AsFd::as_fd)
@@ -203,6 +221,16 @@ impl Client {
             Answer::Exec(done) => Ok(done),
             _ => Err(Error::Confused { what: "Exec" }),
         }
+    }
+
+    /// Shows the container's output on this connection, as `request` says with `fds`.
+    pub(crate) async fn attach(
+        &self,
+        request: Attach,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        let call = Call::Attach(request);
+        self.call(call, fds, Some(QUICK)).await.map(drop)
     }
 
     async fn call(

@@ -1,27 +1,29 @@
-//! Running a process in a container, on a connection of its own: the shim kills what was started on a connection that ends,
+//! Running a process in a container, on a connection of its own: the shim ends what was started on a connection that ends,
 //! so that a caller who leaves takes the process along.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use corten_proto::shim::{ExecDone, Exited};
 use tokio::task::JoinHandle;
 
-use super::{Client, Error, ExecIo};
+use super::{Client, Command, Error, client::Events};
 
-/// Runs `args` in the container whose shim has this state directory, until their first process ends.
-pub(crate) async fn exec(
-    state_dir: &Path,
-    args: Vec<Vec<u8>>,
-    io: ExecIo,
-    limit: Duration,
-) -> Result<ExecDone, Error> {
+/// Runs a command in the container whose shim has this state directory, until its first process ends.
+pub(crate) async fn exec(state_dir: &Path, command: Command) -> Result<ExecDone, Error> {
     let (client, events) = Client::connect(state_dir).await?;
-    let _reader = Reader(tokio::spawn(events.end()));
-    client.exec(args, io, limit).await
+    let _reader = Reader::spawn(events);
+    client.exec(command).await
 }
 
 /// Holds the other half of the connection, and drops it.
-struct Reader(JoinHandle<Option<Exited>>);
+#[derive(Debug)]
+pub(super) struct Reader(JoinHandle<Option<Exited>>);
+
+impl Reader {
+    pub(super) fn spawn(events: Events) -> Self {
+        Self(tokio::spawn(events.end()))
+    }
+}
 
 impl Drop for Reader {
     fn drop(&mut self) {

@@ -1,5 +1,6 @@
 //! The daemon's side of the shim: starting one, and talking to it (`proto/shim/v1/shim.proto`).
 
+mod attach;
 mod client;
 mod exec;
 mod frame;
@@ -8,7 +9,8 @@ mod process;
 
 use std::io;
 
-pub(crate) use client::{Client, ExecIo};
+pub(crate) use attach::attach;
+pub(crate) use client::{Client, Command, ExecIo};
 use corten_proto::shim::{Failure, FailureKind};
 pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;

@@ -14,13 +14,14 @@ use corten_sys::{
 };
 
 use super::{
-    Stdio,
+    Ends,
     birth::Maker,
     child::{self, close_descriptors, gone_or},
     group::Group,
     ids::{self, Ids},
     program::Program,
     security::{self, Privileges},
+    terminal,
 };
 use crate::failure::{Doing, Result};
 
@@ -48,8 +49,8 @@ struct Ready {
 }
 
 impl Stage<'_> {
-    pub(super) fn run(&self, stdio: Stdio) -> ! {
-        child::run(self.report, || match self.prepare(stdio) {
+    pub(super) fn run(&self, ends: Ends) -> ! {
+        child::run(self.report, || match self.prepare(ends) {
             Ok(ready) => child::execute(
                 &ready.privileges,
                 self.process,
@@ -60,7 +61,7 @@ impl Stage<'_> {
         })
     }
 
-    fn prepare(&self, stdio: Stdio) -> Result<Ready> {
+    fn prepare(&self, ends: Ends) -> Result<Ready> {
         // Told when init was made.
         let mut warnings = Vec::new();
         child::begin(self.process, &mut warnings)?;
@@ -68,10 +69,10 @@ impl Stage<'_> {
         if let Some(freezer) = &self.freezer {
             rustix::io::write(freezer, b"0").doing("enter cgroup", "freezer")?;
         }
-        child::give_streams(
-            &stdio,
-            self.ids.owner(self.identity.uid, self.identity.gid)?.0,
-        );
+        if let Ends::Streams(stdio) = &ends {
+            let owner = self.ids.owner(self.identity.uid, self.identity.gid)?;
+            child::give_streams(stdio, owner.0);
+        }
         security::set_rlimits(&self.process.rlimits, &mut warnings)?;
         self.enter()?;
         let root = Root::open("/".as_ref()).doing("open", "/")?;
@@ -80,13 +81,19 @@ impl Stage<'_> {
         let program = Program::new(self.args, &self.process.env, home)?;
         let owner = child::owner(self.identity);
         let cwd = child::open_cwd(&root, &self.process.cwd, owner)?;
-        child::take_streams(&root, &stdio)?;
+        match &ends {
+            Ends::Streams(stdio) => child::take_streams(&root, stdio)?,
+            Ends::Terminal(socket) => {
+                let master = terminal::open(&root, self.identity, false)?;
+                terminal::send(socket, &master)?;
+            }
+        }
         let privileges = Privileges::new(
             &self.process.capabilities.unwrap_or_default(),
             &mut warnings,
         )?;
         child::settle(&privileges, self.identity, &cwd)?;
-        drop((root, cwd, stdio));
+        drop((root, cwd, ends));
         close_descriptors(self.report)?;
         Ok(Ready {
             privileges,

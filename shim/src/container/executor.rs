@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd};
 use corten_proto::shim::{Create, Created, Update, Updated};
 use corten_sys::{cgroup::Oom, process::Child};
 
-use super::{Container, Execed, Report, Stdio, external::External};
+use super::{Container, Ends, Execed, Report, Stdio, external::External};
 use crate::failure::{Result, invalid, phase};
 
 #[derive(Debug)]
@@ -96,10 +96,15 @@ impl Executor {
     }
 
     /// Starts a further process.
-    pub(crate) fn exec(&mut self, args: Vec<Vec<u8>>, stdio: Stdio) -> Result<Execed> {
-        match self {
-            Self::Builtin(container) => super::exec(container, args, stdio),
-            Self::External(external) => external.exec(&args, stdio),
+    pub(crate) fn exec(&mut self, args: Vec<Vec<u8>>, ends: Ends) -> Result<Execed> {
+        match (self, ends) {
+            (Self::Builtin(container), ends) => super::exec(container, args, ends),
+            (Self::External(external), Ends::Streams(stdio)) => external.exec(&args, stdio),
+            (Self::External(_), Ends::Terminal(_)) => Err(invalid(
+                "exec",
+                "tty",
+                "is not supported with an external runtime",
+            )),
         }
     }
 

@@ -130,7 +130,7 @@ impl Init<'_> {
         let program = Program::new(&process.args, &process.env, user.home.clone())?;
         told.home = String::from_utf8_lossy(&user.home).into_owned();
         let master = if process.terminal {
-            let master = terminal::open(&root, &identity)?;
+            let master = terminal::open(&root, &identity, true)?;
             // Whoever leads the terminal's session hangs it up by its end.
             if self.slot.is_none() {
                 terminal::take()?;

@@ -66,6 +66,14 @@ pub(crate) use self::{
 };
 use crate::failure::{Doing, Result, invalid};
 
+/// What a further process has for standard streams.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    Streams(Stdio),
+    /// A terminal, whose master goes over this socket.
+    Terminal(OwnedFd),
+}
+
 /// A process's ends of its standard streams. No `stdin` is the container's /dev/null. None is used with a terminal.
 #[derive(Debug)]
 pub(crate) struct Stdio {
@@ -171,7 +179,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
 }
 
 /// Starts a further process, which execs by itself.
-pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) -> Result<Execed> {
+pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) -> Result<Execed> {
     container.execs += 1;
     let (ours, theirs) = report::pair()?;
     let slot = Slot::new().doing("share memory", "with the exec")?;
@@ -207,10 +215,10 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, stdio: Stdio) 
                 maker: Maker {
                     proof,
                     slot: &slot,
-                    terminal: false,
+                    terminal: matches!(ends, Ends::Terminal(_)),
                 },
             }
-            .run(stdio)
+            .run(ends)
         }
         Ok((Cloned::Parent(child), _)) => Ok(Execed {
             birth: Birth::by_sibling(child, slot),
@@ -286,6 +294,11 @@ impl Container {
 }
 
 impl Execed {
+    /// Tells the process, and all that it has started, that their terminal or client has gone.
+    pub(crate) fn hang_up(&self) -> io::Result<()> {
+        self.subgroup.cgroup().hang_up()
+    }
+
     /// Kills the process and all that it has started, wherever they have gone.
     pub(crate) fn kill(&self) -> io::Result<()> {
         // The monitor of an external runtime is not in it.

@@ -2,8 +2,7 @@
 //! close-on-exec.
 
 use std::{
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -12,10 +11,7 @@ use corten_sys::socket;
 use prost::Message;
 use rustix::{
     io::Errno,
-    net::{
-        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        SocketFlags, SocketType, recv, send, sendmsg, socketpair,
-    },
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
 };
 
 use crate::failure::{Doing, Result};
@@ -132,21 +128,7 @@ pub(super) fn write(
     packet: &Packet,
     fd: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
-    let bytes = packet.encode_to_vec();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fd.into_iter().collect();
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    sendmsg(
-        socket,
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )
-    .doing("send", "report")?;
-    Ok(())
+    socket::send(socket, &packet.encode_to_vec(), fd).doing("send", "report")
 }
 
 /// Waits in the child for [`Report::go_ahead`]. `false`: the shim has gone.

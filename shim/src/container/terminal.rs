@@ -1,4 +1,4 @@
-//! A terminal of the container's own devpts, as the standard streams of its init.
+//! A terminal of the container's own devpts, as the standard streams of its init or of a further process.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use corten_proto::shim::Identity;
-use corten_sys::{mount, process, root::Root};
+use corten_sys::{mount, process, root::Root, socket};
 use rustix::{
     fs::{Mode, OFlags, Uid, fchown},
     process::ioctl_tiocsctty,
@@ -15,9 +15,9 @@ use rustix::{
 
 use crate::failure::{Doing, Result};
 
-/// Opens a pair, makes the one end the streams of this process and /dev/console of the container. Returns the other end,
-/// the master.
-pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
+/// Opens a pair, makes the one end the streams of this process and, of init, /dev/console of the container. Returns the
+/// other end, the master.
+pub(super) fn open(root: &Root, identity: &Identity, is_init: bool) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let master = root
         .open_at(Path::new("/dev/pts/ptmx"), flags, Mode::empty())
@@ -26,15 +26,22 @@ pub(super) fn open(root: &Root, identity: &Identity) -> Result<OwnedFd> {
     let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
         .doing("open", "terminal")?;
     fchown(&peer, Some(Uid::from_raw(identity.uid)), None).doing("chown", "terminal")?;
-    let console = root
-        .make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620))
-        .doing("make", "/dev/console")?;
-    let tree = mount::clone_tree_at(peer.as_fd(), false).doing("open_tree", "terminal")?;
-    mount::attach(tree.as_fd(), console.as_fd()).doing("attach", "/dev/console")?;
+    if is_init {
+        let console = root
+            .make_file(Path::new("/dev/console"), Mode::from_raw_mode(0o620))
+            .doing("make", "/dev/console")?;
+        let tree = mount::clone_tree_at(peer.as_fd(), false).doing("open_tree", "terminal")?;
+        mount::attach(tree.as_fd(), console.as_fd()).doing("attach", "/dev/console")?;
+    }
     (0..3)
         .try_for_each(|number| process::dup_to(peer.as_fd(), number))
         .doing("dup2", "terminal")?;
     Ok(master)
+}
+
+/// Sends the master over a socket whose other end the daemon has.
+pub(super) fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
+    socket::send(socket, &[1], Some(master.as_fd())).doing("send", "terminal")
 }
 
 /// Makes the terminal that is open as its streams the controlling one of this process, which leads its session. Its end

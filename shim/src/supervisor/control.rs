@@ -17,6 +17,7 @@ use crate::{
     container::{self, Executor, Stdio},
     exit,
     failure::{Doing, Result, invalid, phase},
+    input::Input,
     log::Log,
     output::Output,
     poll::Source,
@@ -68,6 +69,7 @@ impl Supervisor {
                 self.give_up();
                 done
             }
+            Call::Attach(attach) => self.attach(to.connection, &attach, fds).and(done),
             Call::Configure(configure) => self.configure(to, &configure.config).map(|()| None),
         }
     }
@@ -92,8 +94,10 @@ impl Supervisor {
         self.state_dir = PathBuf::from(&plan.state_dir);
         let log = Log::open(&plan.log.clone().unwrap_or_default())?;
         let (output, stdout, stderr) = Output::open(log, &self.events)?;
+        let process = plan.process.as_ref().ok_or_else(missing("process"))?;
+        let (input, stdin) = Input::open(process)?;
         let stdio = Stdio {
-            stdin: None,
+            stdin,
             stdout,
             stderr,
         };
@@ -108,6 +112,7 @@ impl Supervisor {
         }
         self.container = Some(container);
         self.output = Some(output);
+        self.input = input;
         self.report = Some(report);
         self.stage = Stage::Creating(to);
         Ok(())
@@ -203,5 +208,6 @@ fn name(call: &Call) -> &'static str {
         Call::Shutdown(_) => "shut down",
         Call::Update(_) => "update",
         Call::Configure(_) => "configure",
+        Call::Attach(_) => "attach",
     }
 }

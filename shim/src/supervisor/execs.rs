@@ -10,9 +10,9 @@ use std::{
 use corten_proto::shim::{self, ExecDone, reply::Result as Answer};
 use corten_sys::process::{self, Ended};
 
-use super::{Supervisor, Waiting};
+use super::{Supervisor, Waiting, descriptors::Descriptors};
 use crate::{
-    container::{Execed, Stdio},
+    container::{Ends, Execed, Stdio},
     failure::{Doing, Result, invalid, phase},
     note::note,
     poll::{Poll, Source, timer},
@@ -25,6 +25,8 @@ pub(super) struct Exec {
     /// `None` where it may run for ever, or its time is over.
     deadline: Option<OwnedFd>,
     timed_out: bool,
+    /// See shim.proto.
+    grace: Duration,
 }
 
 impl Supervisor {
@@ -38,11 +40,11 @@ impl Supervisor {
         if request.args.is_empty() {
             return Err(invalid("exec", "args", "is empty"));
         }
-        let stdio = stdio(&request, fds)?;
+        let ends = ends(&request, fds)?;
         let Some(container) = &mut self.container else {
             return Err(phase("exec", self.stage.reason()));
         };
-        let mut process = container.exec(request.args, stdio)?;
+        let mut process = container.exec(request.args, ends)?;
         let number = self.next;
         self.next += 1;
         match watch(&process, number, request.timeout_ms, &self.events) {
@@ -52,6 +54,7 @@ impl Supervisor {
                     waiting,
                     deadline,
                     timed_out: false,
+                    grace: Duration::from_millis(request.hangup_grace_ms),
                 };
                 self.execs.insert(number, exec);
                 Ok(())
@@ -105,10 +108,10 @@ impl Supervisor {
     }
 
     /// Nobody is left to hear of the connection's commands, nor to read what they print.
-    pub(super) fn kill_execs_of(&mut self, connection: u64) {
-        let execs = self.execs.values();
-        for exec in execs.filter(|exec| exec.waiting.connection == connection) {
-            kill(&exec.process);
+    pub(super) fn hang_up_execs_of(&mut self, connection: u64) {
+        let execs = self.execs.iter_mut();
+        for (number, exec) in execs.filter(|(_, exec)| exec.waiting.connection == connection) {
+            exec.hang_up(*number, &self.events);
         }
     }
 
@@ -128,6 +131,26 @@ impl Supervisor {
 }
 
 impl Exec {
+    /// Asks it to end, and sees to it that it does.
+    fn hang_up(&mut self, number: u64, events: &Poll) {
+        if let Some(timer) = self.deadline.take() {
+            events.remove(&timer);
+        }
+        if self.grace.is_zero() {
+            return kill(&self.process);
+        }
+        if let Err(error) = self.process.hang_up() {
+            note(format_args!(
+                "an exec was not told that its client has gone: {error}"
+            ));
+        }
+        match set_deadline(number, self.grace, events) {
+            Ok(timer) => self.deadline = Some(timer),
+            // Without a clock there is no grace.
+            Err(_) => kill(&self.process),
+        }
+    }
+
     /// Watches the process that the former one has made, where there is one.
     fn succeed(&mut self, number: u64, events: &Poll) -> io::Result<bool> {
         let Some(maker) = self.process.birth.succeed()? else {
@@ -161,26 +184,28 @@ fn watch(process: &Execed, number: u64, limit_ms: u64, events: &Poll) -> Result<
     if limit_ms == 0 {
         return Ok(None);
     }
-    let deadline = timer(Duration::from_millis(limit_ms));
-    let deadline = deadline.doing("set the deadline of", "the exec")?;
+    set_deadline(number, Duration::from_millis(limit_ms), events).map(Some)
+}
+
+fn set_deadline(number: u64, left: Duration, events: &Poll) -> Result<OwnedFd> {
+    let deadline = timer(left).doing("set the deadline of", "the exec")?;
     events
         .add(&deadline, Source::ExecDeadline(number))
         .doing("watch", "the exec's deadline")?;
-    Ok(Some(deadline))
+    Ok(deadline)
 }
 
 /// The descriptors that the request names, in their order; output that nobody wants goes to /dev/null.
-fn stdio(request: &shim::Exec, fds: Vec<OwnedFd>) -> Result<Stdio> {
-    let mut fds = fds.into_iter();
-    let mut take = |named: bool| {
-        let few = || invalid("exec", "descriptors", "fewer came than the request names");
-        named.then(|| fds.next().ok_or_else(few)).transpose()
-    };
+fn ends(request: &shim::Exec, fds: Vec<OwnedFd>) -> Result<Ends> {
+    let mut fds = Descriptors::of("exec", fds);
     let (stdin, stdout, stderr) = (
-        take(request.stdin)?,
-        take(request.stdout)?,
-        take(request.stderr)?,
+        fds.take(request.stdin)?,
+        fds.take(request.stdout)?,
+        fds.take(request.stderr)?,
     );
+    if let Some(socket) = fds.take(request.terminal)? {
+        return Ok(Ends::Terminal(socket));
+    }
     let or_null = |fd: Option<OwnedFd>| match fd {
         Some(fd) => Ok(fd),
         None => {
@@ -188,11 +213,11 @@ fn stdio(request: &shim::Exec, fds: Vec<OwnedFd>) -> Result<Stdio> {
             file.map(OwnedFd::from).doing("open", "/dev/null")
         }
     };
-    Ok(Stdio {
+    Ok(Ends::Streams(Stdio {
         stdin,
         stdout: or_null(stdout)?,
         stderr: or_null(stderr)?,
-    })
+    }))
 }
 
 fn kill(process: &Execed) {

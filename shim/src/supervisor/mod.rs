@@ -2,8 +2,10 @@
 //!
 //! It ends with the container, or when nobody can want one any more.
 
+mod attach;
 mod control;
 mod deadline;
+mod descriptors;
 mod execs;
 mod life;
 mod stage;
@@ -26,6 +28,7 @@ use self::{deadline::Deadline, execs::Exec, stage::Stage};
 use crate::{
     connection::Connection,
     container::{Executor, Report},
+    input::Input,
     log::Stream,
     note::note,
     output::Output,
@@ -34,8 +37,8 @@ use crate::{
 
 /// Requests of one connection before the others have their turn.
 const BURST: u32 = 16;
-/// A daemon has one; more than a few are a fault.
-const MAX_CONNECTIONS: usize = 64;
+/// A daemon has one, and one more for each exec.
+const MAX_CONNECTIONS: usize = 4096;
 
 /// A request whose answer is still to come.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,7 @@ pub(crate) struct Supervisor {
     stage: Stage,
     container: Option<Executor>,
     output: Option<Output>,
+    input: Input,
     /// What init has still to tell.
     report: Option<Report>,
     stop: Option<Deadline>,
@@ -82,6 +86,7 @@ impl Supervisor {
             stage: Stage::Empty,
             container: None,
             output: None,
+            input: Input::default(),
             report: None,
             stop: None,
             was_killed: false,
@@ -175,7 +180,8 @@ impl Supervisor {
         if let Some(connection) = self.connections.remove(&number) {
             self.events.remove(&connection);
         }
-        self.kill_execs_of(number);
+        self.hang_up_execs_of(number);
+        self.detach(number);
         // A daemon that died before it had a container will not ask this shim for one again.
         if self.connections.is_empty() && !self.stage.was_created() {
             self.give_up();

@@ -302,7 +302,11 @@ impl Waiting {
     pub(crate) fn exec(&mut self, script: &str) -> Result<(i32, String), Failure> {
         let args = ["sh", "-c", script].map(|arg| arg.as_bytes().to_vec());
         let (stdio, out) = streams();
-        let mut exec = container::exec(&mut self.container, args.to_vec(), stdio)?;
+        let mut exec = container::exec(
+            &mut self.container,
+            args.to_vec(),
+            container::Ends::Streams(stdio),
+        )?;
         wait_readable(&exec.report);
         exec.report.read()?;
         exec.birth.succeed().unwrap();

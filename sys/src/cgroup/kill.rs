@@ -34,6 +34,18 @@ pub(super) fn kill(cgroup: &Cgroup<'_>) -> io::Result<()> {
     }
 }
 
+/// Signals every process once. One that is forked meanwhile may be passed over.
+pub(super) fn signal(cgroup: &Cgroup<'_>, signal: Signal) -> io::Result<()> {
+    let Some(dir) = cgroup.v2().or_else(|| cgroup.v1("freezer")) else {
+        return Ok(());
+    };
+    for pid in processes(&dir)?.into_iter().filter_map(Pid::from_raw) {
+        // One that has ended does not need to know.
+        let _ = kill_process(pid, signal);
+    }
+    Ok(())
+}
+
 /// Kills until nothing is left; from the second round on frozen, so that nothing can fork away from the list.
 fn kill_all(dir: &Path) -> io::Result<()> {
     let mut pause = FIRST_PAUSE;

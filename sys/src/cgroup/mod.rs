@@ -27,7 +27,10 @@ pub use devices::{DeviceKind, DeviceRule};
 pub use hierarchies::{Hierarchies, V1};
 pub use oom::{MemoryLimit, Oom};
 pub use resources::{HugepageLimit, Resources};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    process::Signal,
+};
 use setting::Setting;
 pub use usage::{MemoryUsage, Pressure, Stall, SwapUsage, Usage};
 
@@ -281,6 +284,11 @@ impl<'a> Cgroup<'a> {
             (None, Some(dir)) => devices::allow_by_program(&dir, rules),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Tells everything in it and below it that its terminal or client has gone.
+    pub fn hang_up(&self) -> io::Result<()> {
+        kill::signal(self, Signal::HUP)
     }
 
     /// Kills everything in it and below it.

@@ -113,7 +113,12 @@ fn an_exec_is_killed_with_its_children(site: &Site) {
         stderr: stdout.try_clone().unwrap(),
         stdout,
     };
-    let mut exec = container::exec(&mut waiting.container, args, stdio).unwrap();
+    let mut exec = container::exec(
+        &mut waiting.container,
+        args,
+        container::Ends::Streams(stdio),
+    )
+    .unwrap();
     rustix::io::read(&out, &mut [0; 1]).unwrap();
     exec.birth.succeed().unwrap();
     exec.kill().unwrap();

@@ -1,0 +1,29 @@
+//! Exec: a URL for a session of `streaming/exec.rs`.
+//!
+//! Rule (CRI, ExecRequest): one of stdin, stdout and stderr is asked for, and not stderr with tty.
+
+use std::sync::Arc;
+
+use corten_proto::cri;
+
+use crate::{
+    context::Context,
+    error::{Error, Result},
+    streaming,
+};
+
+pub(super) async fn handle(
+    cx: &Arc<Context>,
+    mut request: cri::ExecRequest,
+) -> Result<cri::ExecResponse> {
+    if request.cmd.is_empty() {
+        return Err(Error::invalid("cmd", "is empty"));
+    }
+    streaming::check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
+    let container = cx.store.container(&request.container_id)?;
+    container.set_known();
+    container.running_shim()?;
+    request.container_id.clone_from(&container.record.id);
+    let url = cx.tokens.url(streaming::Request::Exec(request))?;
+    Ok(cri::ExecResponse { url })
+}

@@ -1,0 +1,140 @@
+//! A session of Attach: a client at the streams of a container's own process, beside others.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    time::Duration,
+};
+
+use corten_proto::{cri, layout, shim::Attach};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
+
+use super::{
+    copy::{End, carry, feed},
+    remote_command::{self, Ends, Outcome, Wanted},
+    server::Client,
+    terminal::{self, receive, resize},
+};
+use crate::{
+    context::Context,
+    error::{Error, Result, chain},
+    shim,
+};
+
+/// How long the last output may take, once the container has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: Client) {
+    let wanted = Wanted {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        tty: request.tty,
+    };
+    remote_command::serve(cx, client, wanted, async |ends| {
+        match attach(cx, &request, ends).await {
+            Ok(()) => Outcome::Exited(0),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::info!(container = request.container_id, error, "not attached");
+                Outcome::Failed(error)
+            }
+        }
+    })
+    .await;
+}
+
+/// Until the container ends.
+async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Result<()> {
+    let container = cx.store.container(&request.container_id)?;
+    container.running_shim()?;
+    let mut tasks = JoinSet::new();
+    let (ended, end) = watch::channel(None);
+    let mut wanted = Attach::default();
+    let mut fds = Vec::new();
+    let connected = connect(ends, &end, &mut tasks, &mut wanted, &mut fds);
+    connected.map_err(|source| Error::Io {
+        doing: "make an attached client's streams".into(),
+        source,
+    })?;
+    let state_dir = layout::container_state(&cx.config.state, &container.record.id);
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let attached = shim::attach(&state_dir, wanted, &borrowed).await;
+    let attached = attached.map_err(|source| Error::Shim {
+        doing: format!("attach to container {}", container.record.id),
+        source,
+    })?;
+    drop(fds);
+    container.exited().await;
+    ended.send_replace(Some(Instant::now() + DRAIN));
+    while tasks.join_next().await.is_some() {}
+    drop(attached);
+    Ok(())
+}
+
+/// Has tasks copy between the client and pipes, whose other ends are `fds`.
+fn connect(
+    ends: Ends,
+    end: &End,
+    tasks: &mut JoinSet<()>,
+    wanted: &mut Attach,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<()> {
+    if ends.stdin.is_some() || ends.sizes.is_some() {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        wanted.stdin = true;
+        fds.push(theirs.into());
+        tasks.spawn(write(ours.try_into()?, ends.stdin, ends.sizes, end.clone()));
+    }
+    for (output, flag) in [
+        (ends.stdout, &mut wanted.stdout),
+        (ends.stderr, &mut wanted.stderr),
+    ] {
+        if output.is_some() {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            *flag = true;
+            fds.push(write);
+            tasks.spawn(carry(
+                pipe::Receiver::from_owned_fd(read)?,
+                output,
+                end.clone(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Copies what the client types to the container's input, or terminal, which comes over `socket`.
+async fn write(
+    socket: tokio::net::UnixStream,
+    input: Option<remote_command::Input>,
+    sizes: Option<remote_command::Sizes>,
+    end: End,
+) {
+    let result = async {
+        let Some(fd) = receive(&socket).await? else {
+            return Ok(());
+        };
+        let mut tasks = JoinSet::new();
+        if let Some(sizes) = sizes {
+            tasks.spawn(resize(fd.try_clone()?, sizes));
+        }
+        let mut ended = end.clone();
+        match input {
+            Some(input) => feed(input, terminal::writer(fd)?, end).await,
+            None => drop(ended.wait_for(Option::is_some).await),
+        }
+        // The size can change without input, and after it.
+        let _ = ended.wait_for(Option::is_some).await;
+        io::Result::Ok(())
+    };
+    if let Err(error) = result.await {
+        tracing::debug!(%error, "an attached client has no input");
+    }
+}

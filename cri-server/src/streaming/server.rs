@@ -1,0 +1,215 @@
+//! The HTTP server that those come to who have a URL.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hyper::{
+    Method, Request as HttpRequest, StatusCode, body::Incoming, server::conn::http1,
+    service::service_fn, upgrade,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    attach, exec,
+    handshake::{Agreed, Answer, agree, plain},
+    io::Io,
+    port_forward, remote_command,
+    tls::Certificate,
+    tokens::Request,
+};
+use crate::{
+    config,
+    context::Context,
+    error::{Error, Result},
+};
+
+/// How long a client may take for its request.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Of a request, all headers together, bytes.
+const MAX_HEADERS: usize = 16 << 10;
+
+/// The bound socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    certificate: Option<Certificate>,
+}
+
+impl Listener {
+    pub(crate) async fn bind(config: &config::Streaming) -> Result<Self> {
+        let wanted = (config.address, config.port);
+        let socket = TcpListener::bind(wanted)
+            .await
+            .map_err(|source| Error::Io {
+                doing: format!(
+                    "listen for streaming at {}:{} (streaming.address, streaming.port)",
+                    config.address, config.port
+                ),
+                source,
+            })?;
+        let address = socket.local_addr().map_err(|source| Error::Io {
+            doing: "tell the streaming server's address".into(),
+            source,
+        })?;
+        let certificate = config.tls().map(Certificate::load).transpose()?;
+        Ok(Self {
+            socket,
+            address,
+            certificate,
+        })
+    }
+
+    /// The beginning of every URL.
+    pub(crate) fn base(&self) -> String {
+        let scheme = match self.certificate {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+/// A client that has come by a URL, past the handshake.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) io: Io,
+    /// What it has sent behind its request.
+    pub(super) unread: Bytes,
+    pub(super) agreed: Agreed,
+}
+
+/// Serves for ever. Sessions end with the daemon, as if their clients had gone.
+pub(crate) async fn serve(cx: Arc<Context>, listener: Listener) {
+    let sessions = Arc::new(Semaphore::new(cx.config.streaming.max_sessions));
+    loop {
+        match listener.socket.accept().await {
+            Ok((socket, _)) => match Arc::clone(&sessions).try_acquire_owned() {
+                Ok(permit) => {
+                    let cx = Arc::clone(&cx);
+                    let acceptor = listener.certificate.as_ref().map(Certificate::acceptor);
+                    tokio::spawn(async move {
+                        if let Some(io) = open(socket, acceptor).await {
+                            connection(cx, io).await;
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(_) => tracing::warn!(
+                    limit = cx.config.streaming.max_sessions,
+                    "a streaming client was turned away: there are too many (streaming.max_sessions)"
+                ),
+            },
+            Err(error) => {
+                // Out of descriptors, for one: the next client may have more luck.
+                tracing::warn!(%error, "a streaming client could not be accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn open(socket: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
+    let _ = socket.set_nodelay(true);
+    let Some(acceptor) = acceptor else {
+        return Some(Io::Plain(socket));
+    };
+    match timeout(HEADERS, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => Some(Io::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a streaming client's TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// One request, and the session that comes of it.
+async fn connection(cx: Arc<Context>, io: Io) {
+    let (session, mut begun) = tokio::sync::mpsc::channel(1);
+    let service = service_fn(|request| {
+        let (cx, session) = (&cx, session.clone());
+        async move { Ok::<_, Infallible>(answer(cx, request, &session)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(MAX_HEADERS)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a streaming client's connection broke");
+    }
+    if let Ok(session) = begun.try_recv() {
+        run(&cx, session).await;
+    }
+}
+
+/// What a request has led to.
+struct Session {
+    request: Request,
+    agreed: Agreed,
+    upgrade: upgrade::OnUpgrade,
+}
+
+/// The answer to a request; with a good one, the session is sent along.
+fn answer(
+    cx: &Context,
+    mut http: HttpRequest<Incoming>,
+    session: &tokio::sync::mpsc::Sender<Session>,
+) -> Answer {
+    if ![Method::GET, Method::POST].contains(http.method()) {
+        return plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and POST are answered",
+        );
+    }
+    let Some(request) = cx.tokens.take(http.uri().path()) else {
+        let text = "this URL is not good, or no longer: it is for one session, within a minute";
+        return plain(StatusCode::NOT_FOUND, text);
+    };
+    let offer = match &request {
+        Request::Exec(_) | Request::Attach(_) => remote_command::OFFER,
+        Request::PortForward(_) => port_forward::OFFER,
+    };
+    match agree(&http, offer) {
+        Err(refusal) => refusal.answer(),
+        Ok((agreed, answer)) => {
+            let upgrade = upgrade::on(&mut http);
+            let _ = session.try_send(Session {
+                request,
+                agreed,
+                upgrade,
+            });
+            answer
+        }
+    }
+}
+
+async fn run(cx: &Arc<Context>, session: Session) {
+    let parts = match session.upgrade.await.map(upgrade::Upgraded::downcast) {
+        Ok(Ok(parts)) => parts,
+        Ok(Err(_)) | Err(_) => {
+            tracing::debug!("a streaming client went during the handshake");
+            return;
+        }
+    };
+    let parts: upgrade::Parts<TokioIo<Io>> = parts;
+    let client = Client {
+        io: parts.io.into_inner(),
+        unread: parts.read_buf,
+        agreed: session.agreed,
+    };
+    match session.request {
+        Request::Exec(request) => exec::run(cx, request, client).await,
+        Request::Attach(request) => attach::run(cx, request, client).await,
+        Request::PortForward(request) => port_forward::run(cx, request, client).await,
+    }
+}

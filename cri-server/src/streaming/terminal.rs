@@ -1,0 +1,64 @@
+//! A command's terminal: its master, which comes from within the container.
+
+use std::{io, os::fd::OwnedFd};
+
+use corten_sys::socket;
+use rustix::{io::ioctl_fionbio, termios::tcsetwinsize};
+use tokio::{
+    io::Interest,
+    net::{UnixStream, unix::pipe},
+    task::JoinSet,
+};
+
+use super::{
+    copy::{End, carry, feed},
+    remote_command::{Ends, Sizes},
+};
+
+/// Connects the client with the terminal whose master comes over `socket`, until the command has ended. Where none comes,
+/// the command's failure tells why.
+pub(super) async fn connect(socket: UnixStream, ends: Ends, end: End) {
+    let result = async {
+        let master = receive(&socket).await?;
+        let master = master.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut tasks = JoinSet::new();
+        if let Some(input) = ends.stdin {
+            tasks.spawn(feed(input, writer(master.try_clone()?)?, end.clone()));
+        }
+        ioctl_fionbio(&master, true)?;
+        let reader = pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
+        if let Some(sizes) = ends.sizes {
+            tasks.spawn(resize(master, sizes));
+        }
+        // What is printed has to be read, wanted or not. The rest ends with it.
+        carry(reader, ends.stdout, end).await;
+        io::Result::Ok(())
+    };
+    if let Err(error) = result.await {
+        tracing::debug!(%error, "a client has no terminal");
+    }
+}
+
+/// The descriptor that comes with a byte, if there is one.
+pub(super) async fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut fds = Vec::new();
+    let receive = || socket::receive(socket, &mut [0], &mut fds);
+    socket.async_io(Interest::READABLE, receive).await?;
+    Ok(fds.pop())
+}
+
+/// Of a pipe, or of a terminal's master, which is written to in the same way.
+pub(super) fn writer(fd: OwnedFd) -> io::Result<pipe::Sender> {
+    ioctl_fionbio(&fd, true)?;
+    pipe::Sender::from_owned_fd_unchecked(fd)
+}
+
+/// Gives the terminal the sizes that the client sends.
+pub(super) async fn resize(master: OwnedFd, mut sizes: Sizes) {
+    while let Some(size) = sizes.next().await {
+        if let Err(error) = tcsetwinsize(&master, size) {
+            tracing::debug!(%error, "a terminal keeps its size");
+            return;
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Channels: each message begins with the number of the one that it is for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+use super::{Duration, frames, io};
+use crate::streaming::{io::Io, server::Client, spdy::Broken};
+
+/// In place of a channel's number: the one in the next byte ends (version 5).
+const CLOSE: u8 = 255;
+/// Messages that wait to be taken, a channel.
+const INCOMING: usize = 4;
+/// Messages that wait to be written.
+const OUTGOING: usize = 8;
+/// How long the last messages may take.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+pub(in crate::streaming) struct Settings {
+    /// Without a message in either direction.
+    pub(in crate::streaming) idle_timeout: Duration,
+    /// Numbers are digits, and data is base64.
+    pub(in crate::streaming) is_base64: bool,
+    pub(in crate::streaming) can_close_channels: bool,
+}
+
+/// It ends when this is dropped.
+#[derive(Debug)]
+pub(in crate::streaming) struct Session {
+    outgoing: mpsc::Sender<Message>,
+    is_base64: bool,
+    is_over: Arc<Notify>,
+    reader: JoinHandle<()>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What comes in on one channel.
+#[derive(Debug)]
+pub(in crate::streaming) struct Receiver {
+    pub(in crate::streaming) channel: u8,
+    incoming: mpsc::Receiver<Incoming>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Data(Bytes),
+    Close,
+}
+
+/// What goes out on one channel.
+#[derive(Debug)]
+pub(in crate::streaming) struct Sender {
+    channel: u8,
+    outgoing: mpsc::Sender<Message>,
+    is_base64: bool,
+}
+
+impl Session {
+    /// `inputs`: the channels that are received; what comes for others is dropped.
+    pub(in crate::streaming) async fn start(
+        client: Client,
+        settings: Settings,
+        inputs: &[u8],
+    ) -> io::Result<(Self, Vec<Receiver>)> {
+        let gone = client.io.gone()?;
+        let (sink, stream) = frames(client).await.split();
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let (mut channels, mut receivers) = (HashMap::new(), Vec::new());
+        for channel in inputs {
+            let (sender, incoming) = mpsc::channel(INCOMING);
+            channels.insert(*channel, sender);
+            receivers.push(Receiver {
+                channel: *channel,
+                incoming,
+                is_closed: false,
+            });
+        }
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let is_over = Arc::new(Notify::new());
+        let reader = Reader {
+            stream,
+            channels,
+            settings,
+            last: Arc::clone(&last),
+        };
+        let over = Arc::clone(&is_over);
+        let session = Self {
+            outgoing,
+            is_base64: settings.is_base64,
+            is_over,
+            reader: tokio::spawn(async move {
+                reader.run(gone).await;
+                over.notify_one();
+            }),
+            writer: Some(tokio::spawn(write_all(sink, messages, last))),
+        };
+        Ok((session, receivers))
+    }
+
+    pub(in crate::streaming) fn sender(&self, channel: u8) -> Sender {
+        Sender {
+            channel,
+            outgoing: self.outgoing.clone(),
+            is_base64: self.is_base64,
+        }
+    }
+
+    /// Resolves when the client has gone.
+    pub(in crate::streaming) async fn gone(&mut self) {
+        self.is_over.notified().await;
+    }
+
+    /// Sends what is left and closes. A client that does not read is not waited for.
+    pub(in crate::streaming) async fn close(mut self) {
+        let frame = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "".into(),
+        };
+        let farewell = async {
+            let _ = self.outgoing.send(Message::Close(Some(frame))).await;
+            if let Some(writer) = &mut self.writer {
+                let _ = writer.await;
+            }
+        };
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.reader.abort();
+        if let Some(writer) = &self.writer {
+            writer.abort();
+        }
+    }
+}
+
+impl Receiver {
+    /// Waits for data; `None` is the end that the client has set. Nothing is lost when this is cancelled.
+    pub(in crate::streaming) async fn receive(&mut self) -> Result<Option<Bytes>, Broken> {
+        if self.is_closed {
+            return Ok(None);
+        }
+        match self.incoming.recv().await {
+            Some(Incoming::Data(data)) => Ok(Some(data)),
+            Some(Incoming::Close) => {
+                self.is_closed = true;
+                Ok(None)
+            }
+            None => Err(Broken::Gone),
+        }
+    }
+}
+
+impl Sender {
+    /// Queues a message, as fast as the client takes them.
+    pub(in crate::streaming) async fn send(&self, data: Bytes) -> Result<(), Broken> {
+        let message = if self.is_base64 {
+            let channel = char::from(b'0' + self.channel);
+            Message::text(format!("{channel}{}", STANDARD.encode(&data)))
+        } else {
+            let mut message = BytesMut::with_capacity(1 + data.len());
+            message.put_u8(self.channel);
+            message.put(data);
+            Message::Binary(message.freeze())
+        };
+        self.outgoing
+            .send(message)
+            .await
+            .map_err(|_over| Broken::Gone)
+    }
+}
+
+struct Reader {
+    stream: SplitStream<WebSocketStream<Io>>,
+    channels: HashMap<u8, mpsc::Sender<Incoming>>,
+    settings: Settings,
+    last: Arc<Mutex<Instant>>,
+}
+
+impl Reader {
+    async fn run(mut self, gone: impl Future<Output = ()>) {
+        let mut gone = std::pin::pin!(gone);
+        loop {
+            let end = *lock(&self.last) + self.settings.idle_timeout;
+            let message = tokio::select! {
+                message = self.stream.next() => message,
+                () = sleep_until(end) => {
+                    if *lock(&self.last) + self.settings.idle_timeout > Instant::now() {
+                        continue;
+                    }
+                    tracing::debug!("a WebSocket was idle for too long");
+                    return;
+                }
+            };
+            *lock(&self.last) = Instant::now();
+            let data = match message {
+                Some(Ok(Message::Binary(data))) if !self.settings.is_base64 => data,
+                Some(Ok(Message::Text(text))) if self.settings.is_base64 => text.into(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(_)) | None => return,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a WebSocket broke");
+                    return;
+                }
+            };
+            tokio::select! {
+                biased;
+                understood = self.deliver(data) => if !understood {
+                    tracing::debug!("a client's message is of no channel");
+                    return;
+                },
+                () = &mut gone => return,
+            }
+        }
+    }
+
+    /// False: it is nonsense.
+    async fn deliver(&mut self, data: Bytes) -> bool {
+        let Some((number, rest)) = data.split_first() else {
+            return true;
+        };
+        let (number, rest) = match self.settings.is_base64 {
+            false => (*number, data.slice(1..)),
+            true => match STANDARD.decode(rest) {
+                Ok(rest) => (number.wrapping_sub(b'0'), rest.into()),
+                Err(_) => return false,
+            },
+        };
+        let (channel, incoming) = match (number, &*rest) {
+            (CLOSE, [channel]) if self.settings.can_close_channels => (*channel, Incoming::Close),
+            (CLOSE, _) => return false,
+            _ => (number, Incoming::Data(rest)),
+        };
+        if let Some(sender) = self.channels.get(&channel) {
+            // One that nobody receives any more takes no harm.
+            let _ = sender.send(incoming).await;
+        }
+        true
+    }
+}
+
+async fn write_all(
+    mut sink: SplitSink<WebSocketStream<Io>, Message>,
+    mut messages: mpsc::Receiver<Message>,
+    last: Arc<Mutex<Instant>>,
+) {
+    while let Some(message) = messages.recv().await {
+        let is_last = matches!(message, Message::Close(_));
+        *lock(&last) = Instant::now();
+        // Those that are there already go out together.
+        let sent = match messages.is_empty() {
+            true => sink.send(message).await,
+            false => sink.feed(message).await,
+        };
+        if sent.is_err() || is_last {
+            break;
+        }
+    }
+    let _ = sink.close().await;
+}
+
+fn lock(instant: &Mutex<Instant>) -> std::sync::MutexGuard<'_, Instant> {
+    instant.lock().unwrap_or_else(PoisonError::into_inner)
+}

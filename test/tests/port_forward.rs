@@ -1,0 +1,122 @@
+//! Sessions of PortForward, with the library that kubectl has.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::process::{Child, Stdio};
+
+use corten_test::{
+    node::Node,
+    pod,
+    streams::{self, PROTOCOLS, Protocol},
+};
+
+struct Site {
+    node: Node,
+    runtime: pod::Runtime,
+    pod_id: String,
+    /// Gives back what it gets.
+    server: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// A pod, and a server at port 7 of its localhost.
+async fn site(own_network: bool, listen: &str) -> Site {
+    let node = Node::start().await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let config = match own_network {
+        true => pod::pod("forward"),
+        false => pod::host_network_pod("forward"),
+    };
+    let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let socat = format!("socat {listen}:7,fork,reuseaddr,backlog=1024 PIPE");
+    let inside = match own_network {
+        // The pod's is the only one.
+        true => format!("exec ip netns exec \"$(ls /run/netns)\" {socat}"),
+        false => format!("exec {socat}"),
+    };
+    let mut command = node.command("sh");
+    command.args(["-c", &inside]);
+    let server = command.stdin(Stdio::null()).spawn().unwrap();
+    Site {
+        node,
+        runtime,
+        pod_id,
+        server,
+    }
+}
+
+impl Site {
+    async fn forward(&mut self, protocol: Protocol, flags: &[&str]) -> (Option<i32>, String) {
+        let (node, pod_id) = (&self.node, &self.pod_id);
+        let command = streams::forward(node, &mut self.runtime, pod_id, protocol);
+        let mut command = command.await.unwrap();
+        let output = command.args(flags).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    }
+
+    /// Until the server listens.
+    async fn wait(&mut self) {
+        for _ in 0..200 {
+            let (code, _) = self
+                .forward(Protocol::Spdy, &["--port", "7", "--bytes", "1"])
+                .await;
+            if code == Some(0) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("the server does not listen");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_by_the_hundred_get_back_what_they_send() {
+    let mut site = site(true, "TCP4-LISTEN").await;
+    site.wait().await;
+    for protocol in PROTOCOLS {
+        let flags = [
+            "--port",
+            "7",
+            "--connections",
+            "300",
+            "--bytes",
+            "262144",
+            "--resets",
+            "30",
+        ];
+        let (code, text) = site.forward(protocol, &flags).await;
+        assert_eq!(code, Some(0), "{protocol:?}: {text}");
+        assert!(text.contains("270 whole, 30 reset, 0 failed"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_ipv6_alone_is_found() {
+    let mut site = site(true, "TCP6-LISTEN").await;
+    site.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_on_the_hosts_network_is_forwarded_to() {
+    let mut site = site(false, "TCP4-LISTEN").await;
+    site.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_without_a_server_is_told() {
+    let mut site = site(true, "TCP4-LISTEN").await;
+    for protocol in PROTOCOLS {
+        let (code, text) = site.forward(protocol, &["--port", "9"]).await;
+        assert_eq!(code, Some(1));
+        assert!(
+            text.contains("port 9") && text.contains("refused"),
+            "{text}"
+        );
+    }
+}
