@@ -146,9 +146,6 @@ async fn what_is_not_built_yet_says_so() {
     refuse_all! { runtime:
         stream_pod_sandboxes(StreamPodSandboxesRequest);
         stream_containers(StreamContainersRequest);
-        exec(ExecRequest);
-        attach(AttachRequest);
-        port_forward(PortForwardRequest);
         checkpoint_container(CheckpointContainerRequest);
         checkpoint_pod(CheckpointPodRequest);
         restore_pod(RestorePodRequest);
