@@ -8,43 +8,51 @@ use std::{
 };
 
 use corten_sys::{
-    caps, memory, ns, prctl, process,
+    caps, memory, mount, ns, prctl, process,
     process::{Child, CloneFlags, Cloned, SingleThreaded},
 };
 use nix::{
+    libc,
     mount::{MntFlags, umount2},
+    sched::unshare,
     sys::signal::{SigSet, Signal},
     unistd::setsid,
 };
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, Uid, openat},
     pipe::{PipeFlags, pipe_with},
+    process::{chroot, fchdir},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::note::note;
 
 /// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
-/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it. `label` is
-/// SELinux's, which containers may read of it in /proc/1.
+/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it. The labels are
+/// SELinux's, of the process and of its root, which containers may read in /proc/1.
 pub(crate) fn run(
     template: &OwnedFd,
     pin: &Path,
     user: Option<&Path>,
-    label: Option<&str>,
+    labels: Option<(&str, &str)>,
 ) -> io::Result<()> {
     prctl::set_undumpable()?;
-    let label = label.map(Label::new).transpose()?;
+    let root_label = labels.map(|(_, root)| root);
+    let label = labels.map(|(process, _)| Label::new(process)).transpose()?;
     let proof = SingleThreaded::verify()?;
     let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
     let user = user.map(File::open).transpose()?;
     let init = match &user {
-        Some(user) => clone_in(&proof, user, template)?,
+        Some(user) => clone_in(&proof, user, template, root_label)?,
         None => process::clone(&proof, CloneFlags::CLONE_NEWPID, None)?,
     };
     match init {
         Cloned::Child => {
-            if let Err(error) = confine(template, user.is_some(), label.as_ref(), &ready) {
+            let entered = match user {
+                Some(_) => become_root(),
+                None => enter_empty_root(template, root_label),
+            };
+            if let Err(error) = entered.and_then(|()| confine(label.as_ref(), &ready)) {
                 note(format_args!("set up the init of a PID namespace: {error}"));
                 process::exit_now(1);
             }
@@ -64,13 +72,18 @@ pub(crate) fn run(
 
 /// As clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The template is
 /// entered as well, which only the host's root may.
-fn clone_in(proof: &SingleThreaded, user: &File, template: &OwnedFd) -> io::Result<Cloned> {
+fn clone_in(
+    proof: &SingleThreaded,
+    user: &File,
+    template: &OwnedFd,
+    root_label: Option<&str>,
+) -> io::Result<Cloned> {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
     let between = match process::clone(proof, CloneFlags::empty(), None)? {
         Cloned::Parent(between) => between,
         Cloned::Child => {
             let flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_PARENT;
-            let cloned = ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
+            let cloned = enter_empty_root(template, root_label)
                 .and_then(|()| ns::enter(user.as_fd(), CloneFlags::CLONE_NEWUSER))
                 .and_then(|()| prctl::set_undumpable())
                 .and_then(|()| process::clone(proof, flags, None));
@@ -115,27 +128,36 @@ fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
     published
 }
 
-/// Nothing of the host is left to it: no files, no descriptors, no capabilities.
-fn confine(
-    template: &OwnedFd,
-    in_user_namespace: bool,
-    label: Option<&Label<'_>>,
-    ready: &OwnedFd,
-) -> io::Result<()> {
+/// Leaves the host's mounts for the template; with a label, for an empty root of that, since the template is every pod's.
+fn enter_empty_root(template: &OwnedFd, label: Option<&str>) -> io::Result<()> {
+    ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    let Some(label) = label else {
+        return Ok(());
+    };
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let options = [("context", Some(label)), ("size", Some("4k"))];
+    let root = mount::new_filesystem("tmpfs", &options, libc::MOUNT_ATTR_RDONLY)?;
+    let place = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    mount::attach(root.as_fd(), place.as_fd())?;
+    fchdir(&root)?;
+    Ok(chroot(".")?)
+}
+
+/// The numbers are root's in the user namespace; what was root's on the host is nobody's there.
+fn become_root() -> io::Result<()> {
+    set_thread_groups(&[])?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
+/// Nothing of the host is left to it: no descriptors, no capabilities.
+fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
     setsid()?;
     prctl::set_undumpable()?;
     prctl::set_name(c"corten-pod")?;
-    if in_user_namespace {
-        // The numbers are root's there; what was root's on the host is nobody's.
-        set_thread_groups(&[])?;
-        set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
-        prctl::set_undumpable()?;
-    } else {
-        ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)?;
-    }
     for capability in 0..64 {
         if prctl::drop_bounding(capability).is_err() {
             break;

@@ -12,9 +12,9 @@ pub(crate) async fn start(
     cx: &Context,
     pin: &Path,
     user: Option<&Path>,
-    label: &str,
+    labels: Option<[&str; 2]>,
 ) -> Result<i32> {
-    let started = cx.launcher.start_pod_init(pin, user, label).await;
+    let started = cx.launcher.start_pod_init(pin, user, labels).await;
     started.map_err(|source| Error::Shim {
         doing: "start the init of the pod's PID namespace".into(),
         source,

@@ -275,8 +275,10 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         namespaces::create_in_user_namespace(&cx, &plan, pin).await?;
     }
     if let Some(pin) = &plan.paths.pid {
-        let label = spec::pod_process_label(&plan.config, &plan.selinux_level);
-        let pid = init::start(&cx, pin, plan.paths.user.as_deref(), &label).await?;
+        let process = spec::pod_process_label(&plan.config, &plan.selinux_level);
+        let files = spec::pod_file_label(&plan.selinux_level);
+        let labels = files.as_deref().map(|files| [&*process, files]);
+        let pid = init::start(&cx, pin, plan.paths.user.as_deref(), labels).await?;
         if let Some(scope) = &plan.scope {
             systemd::place(&cx.undo.hierarchies, scope, pid.unsigned_abs()).await?;
         }

@@ -107,12 +107,13 @@ impl Launcher {
     }
 
     /// Starts the init of a pod's PID namespace, which is then pinned at `pin` and belongs to the user namespace that is
-    /// pinned at `user`. An SELinux label may be empty. Returns its host pid.
+    /// pinned at `user`. `labels`, of the process and of its
+    /// root, are SELinux's. Returns its host pid.
     pub(crate) async fn start_pod_init(
         &self,
         pin: &Path,
         user: Option<&Path>,
-        label: &str,
+        labels: Option<[&str; 2]>,
     ) -> Result<i32, Error> {
         let template = self
             .template
@@ -120,9 +121,9 @@ impl Launcher {
             .map_err(|source| self.spawn_failed(source))?;
         let mut command = self.command(&["pod"]);
         command.arg(pin).stdin(template);
-        match label {
-            "" => command.args(user),
-            label => command.arg(user.unwrap_or(Path::new(""))).arg(label),
+        match labels {
+            None => command.args(user),
+            Some(labels) => command.arg(user.unwrap_or(Path::new(""))).args(labels),
         };
         let said = self.run(command, &[]).await?;
         let pid = said.trim().parse();
