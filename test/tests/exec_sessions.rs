@@ -89,6 +89,27 @@ async fn a_session_has_its_streams_and_tells_the_exit_code() {
     }
 }
 
+/// With CAP_FOWNER root inside could change the mode of the host's /dev/null.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_asked_for_is_nothing_of_the_hosts() {
+    let mut site = site("10").await;
+    for protocol in PROTOCOLS {
+        let script = "chmod 600 /proc/self/fd/0 /proc/self/fd/1; echo unseen; stat -Lc %t:%T /dev/stdout >&2";
+        let mut request = streams::exec_request(&site.container, script);
+        request.stdin = false;
+        request.stdout = false;
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let output = streams::run(command.await.unwrap(), b"").unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "0:0\n",
+            "not a pipe"
+        );
+        assert_eq!(output.stdout, b"");
+        assert_eq!(site.node.shell("stat -c %a /dev/null").unwrap(), "666\n");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_told_by_name() {
     let mut site = site("10").await;

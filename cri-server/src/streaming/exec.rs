@@ -90,16 +90,15 @@ fn connect_pipes(ends: Ends, end: End, tasks: &mut JoinSet<()>) -> io::Result<Ex
             end.clone(),
         ));
     }
+    // What nobody wants to see is read, and dropped.
     for (output, slot) in [(ends.stdout, &mut io.stdout), (ends.stderr, &mut io.stderr)] {
-        if output.is_some() {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-            *slot = Some(write);
-            tasks.spawn(carry(
-                pipe::Receiver::from_owned_fd(read)?,
-                output,
-                end.clone(),
-            ));
-        }
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        *slot = Some(write);
+        tasks.spawn(carry(
+            pipe::Receiver::from_owned_fd(read)?,
+            output,
+            end.clone(),
+        ));
     }
     Ok(io)
 }

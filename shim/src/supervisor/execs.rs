@@ -1,7 +1,6 @@
 //! Further processes in the container: started, timed, answered.
 
 use std::{
-    fs::OpenOptions,
     io,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
@@ -195,28 +194,18 @@ fn set_deadline(number: u64, left: Duration, events: &Poll) -> Result<OwnedFd> {
     Ok(deadline)
 }
 
-/// The descriptors that the request names, in their order; output that nobody wants goes to /dev/null.
+/// The descriptors that the request names, in their order.
 fn ends(request: &shim::Exec, fds: Vec<OwnedFd>) -> Result<Ends> {
     let mut fds = Descriptors::of("exec", fds);
-    let (stdin, stdout, stderr) = (
-        fds.take(request.stdin)?,
-        fds.take(request.stdout)?,
-        fds.take(request.stderr)?,
-    );
     if let Some(socket) = fds.take(request.terminal)? {
         return Ok(Ends::Terminal(socket));
     }
-    let or_null = |fd: Option<OwnedFd>| match fd {
-        Some(fd) => Ok(fd),
-        None => {
-            let file = OpenOptions::new().write(true).open("/dev/null");
-            file.map(OwnedFd::from).doing("open", "/dev/null")
-        }
-    };
+    // Never something of the host's, such as its /dev/null, whose mode root inside could change.
+    let missing = |what| move || invalid("exec", what, "is missing");
     Ok(Ends::Streams(Stdio {
-        stdin,
-        stdout: or_null(stdout)?,
-        stderr: or_null(stderr)?,
+        stdin: fds.take(request.stdin)?,
+        stdout: fds.take(request.stdout)?.ok_or_else(missing("stdout"))?,
+        stderr: fds.take(request.stderr)?.ok_or_else(missing("stderr"))?,
     }))
 }
 

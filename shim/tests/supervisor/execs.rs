@@ -18,11 +18,6 @@ fn an_exec_tells_its_code_and_output() {
         (5, "a\nb\n".into())
     );
     assert_eq!(client.exec_to_end("kill -9 $$").0, 137);
-    let nothing = Exec {
-        args: words(&["echo", "into the void"]),
-        ..Exec::default()
-    };
-    assert_eq!(exec_done(client.call(Call::Exec(nothing))).exit_code, 0);
     assert_eq!(site.log("0.log"), "");
 }
 
@@ -77,11 +72,8 @@ fn an_exec_ends_with_its_connection() {
 fn a_program_that_is_not_there_is_told() {
     let Some(site) = Site::new() else { return };
     let mut client = site.start("sleep 1000");
-    let exec = Exec {
-        args: words(&["no-such"]),
-        ..Exec::default()
-    };
-    let failure = client.call(Call::Exec(exec)).unwrap_err();
+    let (id, _out) = client.exec_of(&["no-such"], 0);
+    let failure = client.answer(id).unwrap_err();
     assert_eq!(
         (failure.kind(), failure.errno, &*failure.subject),
         (FailureKind::FailureExec, 2, "no-such")
@@ -105,6 +97,12 @@ fn what_cannot_be_run_is_told() {
         .unwrap();
     let failure = client.call(Call::Exec(exec(true))).unwrap_err();
     assert_eq!(failure.kind(), FailureKind::FailureInvalid);
+    // Nothing of the host's takes the place of its outputs.
+    let failure = client.call(Call::Exec(exec(false))).unwrap_err();
+    assert_eq!(
+        (failure.kind(), &*failure.subject),
+        (FailureKind::FailureInvalid, "stdout")
+    );
     let failure = client.call(Call::Exec(Exec::default())).unwrap_err();
     assert_eq!(failure.kind(), FailureKind::FailureInvalid);
 }

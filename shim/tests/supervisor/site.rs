@@ -285,9 +285,14 @@ impl Client {
 
     /// Sends an exec of `script`. Returns its id and what it will print.
     pub(crate) fn exec(&mut self, script: &str, timeout_ms: u64) -> (u64, File) {
+        self.exec_of(&["sh", "-c", script], timeout_ms)
+    }
+
+    /// The same of a program.
+    pub(crate) fn exec_of(&mut self, args: &[&str], timeout_ms: u64) -> (u64, File) {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let exec = Exec {
-            args: words(&["sh", "-c", script]),
+            args: words(args),
             stdout: true,
             stderr: true,
             timeout_ms,

@@ -39,7 +39,10 @@ use corten_sys::{
     cgroup::{Hierarchies, Oom},
     process::{self, Child, CloneFlags, Cloned, Ended, SingleThreaded},
 };
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    pipe::{PipeFlags, pipe_with},
+};
 
 use self::{
     exec::ExecMonitor,
@@ -250,29 +253,26 @@ fn has_ended(child: &Child, limit: Duration) -> bool {
     matches!(poll(&mut fds, Some(&limit)), Ok(1..))
 }
 
-/// Makes descriptors 0 to 2 of `stdio`, of which a missing stdin is the host's /dev/null, and closes all others but for
-/// `report`. For a child that will never drop its copies of what the shim owns.
+/// Makes descriptors 0 to 2 of `stdio`, of which a missing stdin is a pipe that nobody writes to, and closes all others but
+/// for `report`. For a child that will never drop its copies of what the shim owns. Not the host's /dev/null: some runtimes
+/// leave that to the container, or give it to the container's user.
 fn keep_only(report: &OwnedFd, stdio: Stdio) -> Result<()> {
-    let null = null()?;
-    let stdin = stdio.stdin.as_ref().unwrap_or(&null);
+    let (empty, _) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe", "for stdin")?;
+    let stdin = stdio.stdin.as_ref().unwrap_or(&empty);
     for (number, stream) in (0..).zip([stdin, &stdio.stdout, &stdio.stderr]) {
         process::dup_to(stream.as_fd(), number).doing("dup2", number)?;
     }
-    drop((null, stdio));
+    drop((empty, stdio));
     super::child::close_descriptors(report)
 }
 
 /// Lets go of the streams, so that their readers see their end.
 fn drop_streams() -> Result<()> {
-    let null = null()?;
+    let null = fs::File::options().read(true).write(true).open("/dev/null");
+    let null = null.doing("open", "/dev/null")?;
     (0..3)
         .try_for_each(|number| process::dup_to(null.as_fd(), number))
         .doing("dup2", "/dev/null")
-}
-
-fn null() -> Result<OwnedFd> {
-    let file = fs::File::options().read(true).write(true).open("/dev/null");
-    file.map(OwnedFd::from).doing("open", "/dev/null")
 }
 
 /// A process id that the runtime wrote, once.
