@@ -105,6 +105,9 @@ async fn an_editor_has_the_whole_screen() {
     terminal.type_line("second line").unwrap();
     terminal.press("Escape").unwrap();
     terminal.shows("second line").await.unwrap();
+    // What follows an escape at once would be a key's sequence with it.
+    let commands = "- /tmp/text [Modified] 3/3 100%";
+    terminal.shows(commands).await.unwrap();
     terminal.type_line(":wq").unwrap();
     terminal.shows("ended with 0").await.unwrap();
     let text = pod::output(&mut site.runtime, &site.container, "head -2 /tmp/text").await;
