@@ -2,8 +2,9 @@
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "what is included serves the daemon")]
 
+#[path = "."]
 mod streaming {
-    #[path = "../../../cri-server/src/streaming/spdy/mod.rs"]
+    #[path = "../../cri-server/src/streaming/spdy/mod.rs"]
     pub mod spdy;
 
     use std::time::Duration;
