@@ -6,6 +6,8 @@
 mod streaming {
     #[path = "../../cri-server/src/streaming/spdy/mod.rs"]
     pub mod spdy;
+    #[path = "../../cri-server/src/streaming/activity.rs"]
+    mod activity;
 
     use std::time::Duration;
 

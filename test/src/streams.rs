@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use corten_proto::cri;
 
-use crate::{node::Node, pod};
+use crate::{image, node::Node, pod};
 
 /// How a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +21,16 @@ pub enum Protocol {
 }
 
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Spdy, Protocol::WebSocket];
+
+/// A node whose daemon gets `options`, with the busybox image and a pod on the host's network.
+pub async fn site(options: &[&str]) -> Result<(Node, pod::Runtime, String)> {
+    let node = Node::start_with(options).await?;
+    image::load_busybox(&node).await?;
+    let mut runtime = node.runtime().await?;
+    let config = pod::logged(&node, pod::host_network_pod("streams"));
+    let pod_id = pod::run_pod(&mut runtime, &config).await?;
+    Ok((node, runtime, pod_id))
+}
 
 /// Of a script in a container's shell, with all streams and without a terminal.
 pub fn exec_request(container: &str, script: &str) -> cri::ExecRequest {

@@ -8,7 +8,6 @@ use std::{
 
 use corten_proto::cri;
 use corten_test::{
-    image,
     node::Node,
     pod,
     streams::{self, PROTOCOLS, Protocol},
@@ -23,11 +22,7 @@ struct Site {
 }
 
 async fn site() -> Site {
-    let node = Node::start().await.unwrap();
-    image::load_busybox(&node).await.unwrap();
-    let mut runtime = node.runtime().await.unwrap();
-    let config = pod::logged(&node, pod::host_network_pod("attach"));
-    let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let (node, runtime, pod_id) = streams::site(&[]).await.unwrap();
     Site {
         node,
         runtime,

@@ -5,7 +5,6 @@ use std::{env, os::unix::process::CommandExt};
 
 use corten_proto::cri;
 use corten_test::{
-    image,
     node::Node,
     pod,
     streams::{self, PROTOCOLS, Protocol},
@@ -26,12 +25,7 @@ struct Site {
 
 /// `grace`: seconds that a command has when its client goes.
 async fn site(grace: &str) -> Site {
-    let node = Node::start_with(&["--stream-hangup-grace", grace])
-        .await
-        .unwrap();
-    image::load_busybox(&node).await.unwrap();
-    let mut runtime = node.runtime().await.unwrap();
-    let pod_id = pod::run_pod(&mut runtime, &pod::host_network_pod("exec"))
+    let (node, mut runtime, pod_id) = streams::site(&["--stream-hangup-grace", grace])
         .await
         .unwrap();
     let mut config = pod::container("main", "exec sleep 3600");

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use corten_test::{
-    image,
     node::Node,
     pod,
     streams::{self, PROTOCOLS},
@@ -16,11 +15,7 @@ struct Site {
 }
 
 async fn site() -> Site {
-    let node = Node::start().await.unwrap();
-    image::load_busybox(&node).await.unwrap();
-    let mut runtime = node.runtime().await.unwrap();
-    let config = pod::host_network_pod("terminal");
-    let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let (node, mut runtime, pod_id) = streams::site(&[]).await.unwrap();
     let config = pod::container("main", "exec sleep 3600");
     let container = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
     Site {

@@ -12,7 +12,7 @@ pub(super) async fn handle(
     cx: &Arc<Context>,
     mut request: cri::AttachRequest,
 ) -> Result<cri::AttachResponse> {
-    streaming::check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
+    streaming::Wanted::from(&request).check()?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
     container.running_shim()?;

@@ -19,7 +19,7 @@ pub(super) async fn handle(
     if request.cmd.is_empty() {
         return Err(Error::invalid("cmd", "is empty"));
     }
-    streaming::check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
+    streaming::Wanted::from(&request).check()?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
     container.running_shim()?;

@@ -7,7 +7,6 @@ use std::{
         unix::net::UnixStream,
     },
     sync::Arc,
-    time::Duration,
 };
 
 use corten_proto::{cri, layout, shim::Attach};
@@ -15,38 +14,20 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
 
 use super::{
-    copy::{End, carry, feed},
-    remote_command::{self, Ends, Outcome, Wanted},
+    copy::{DRAIN, End, carry, feed},
+    remote_command::{self, Ends, Wanted},
     server::Client,
     terminal::{self, receive, resize},
 };
 use crate::{
     context::Context,
-    error::{Error, Result, chain},
+    error::{Error, Result},
     shim,
 };
 
-/// How long the last output may take, once the container has ended.
-const DRAIN: Duration = Duration::from_secs(2);
-
 pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: Client) {
-    let wanted = Wanted {
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-        tty: request.tty,
-    };
-    remote_command::serve(cx, client, wanted, async |ends| {
-        match attach(cx, &request, ends).await {
-            Ok(()) => Outcome::Exited(0),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::info!(container = request.container_id, error, "not attached");
-                Outcome::Failed(error)
-            }
-        }
-    })
-    .await;
+    let attach = async |ends| attach(cx, &request, ends).await.map(|()| 0);
+    remote_command::serve(cx, client, Wanted::from(&request), attach).await;
 }
 
 /// Until the container ends.

@@ -1,6 +1,6 @@
 //! Copying between a process and its client.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
 use bytes::BytesMut;
 use rustix::io::ioctl_fionread;
@@ -15,6 +15,9 @@ use super::remote_command::{Input, Output};
 
 /// Bytes read at once.
 const READ: usize = 32 << 10;
+
+/// How long is waited for the end of the output, once the command's own process has ended: another may keep it open.
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// `None` as long as the command runs; then, until when others may print.
 pub(super) type End = watch::Receiver<Option<Instant>>;
@@ -34,8 +37,8 @@ pub(super) async fn feed(mut input: Input, mut pipe: pipe::Sender, mut end: End)
     }
 }
 
-/// Copies what the command prints; without an output it is dropped. Once it has ended, what it had printed by then is copied, and what others print as long
-/// as there is time.
+/// Copies what the command prints; without an output it is dropped. Once it has ended, what it had printed by then is copied,
+/// and what others print as long as there is time.
 pub(super) async fn carry(mut pipe: pipe::Receiver, output: Option<Output>, mut end: End) {
     let mut buffer = BytesMut::new();
     let (mut deadline, mut owed) = (None, 0);

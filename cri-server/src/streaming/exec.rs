@@ -7,44 +7,24 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
 
 use super::{
-    copy::{End, carry, feed},
-    remote_command::{self, Ends, Outcome, Wanted},
+    copy::{DRAIN, End, carry, feed},
+    remote_command::{self, Ends, Wanted},
     server::Client,
     terminal,
 };
 use crate::{
     context::Context,
-    error::{Error, Result, chain},
+    error::{Error, Result},
     shim::{self, Command, ExecIo},
 };
 
-/// How long is waited for the end of the output, once the command's own process has ended: another may keep it open.
-const DRAIN: Duration = Duration::from_secs(2);
-
 pub(super) async fn run(cx: &Arc<Context>, request: cri::ExecRequest, client: Client) {
-    let wanted = Wanted {
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-        tty: request.tty,
-    };
     let command = async |ends| command(cx, &request, ends).await;
-    remote_command::serve(cx, client, wanted, command).await;
-}
-
-async fn command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Outcome {
-    match try_command(cx, request, ends).await {
-        Ok(code) => Outcome::Exited(code),
-        Err(error) => {
-            let error = chain(&error);
-            tracing::info!(container = request.container_id, error, "a command failed");
-            Outcome::Failed(error)
-        }
-    }
+    remote_command::serve(cx, client, Wanted::from(&request), command).await;
 }
 
 /// Runs it to its end, and until its output is with the client. Returns its exit code.
-async fn try_command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Result<i32> {
+async fn command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Result<i32> {
     let container = cx.store.container(&request.container_id)?;
     container.running_shim()?;
     let mut tasks = JoinSet::new();

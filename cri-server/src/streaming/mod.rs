@@ -3,6 +3,7 @@
 //! Source: CRI, Exec, Attach and PortForward; the protocols are those of Kubernetes' `k8s.io/streaming` and
 //! `k8s.io/cri-streaming`, which no document but their code describes.
 
+mod activity;
 mod attach;
 mod copy;
 mod exec;
@@ -18,7 +19,7 @@ mod tokens;
 mod websocket;
 
 pub(crate) use self::{
-    remote_command::check as check_streams,
+    remote_command::Wanted,
     server::{Listener, serve},
     tokens::{Request, Tokens},
 };

@@ -13,9 +13,10 @@ mod size;
 mod status;
 
 use bytes::Bytes;
+use corten_proto::cri;
 
 use self::open::{Opened, open};
-pub(super) use self::{size::Sizes, status::Outcome};
+pub(super) use self::size::Sizes;
 use super::{
     handshake::Offer,
     server::Client,
@@ -46,11 +47,48 @@ pub(super) const OFFER: Offer = Offer {
 
 /// Which streams a request names.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub(super) stdin: bool,
     pub(super) stdout: bool,
     pub(super) stderr: bool,
     pub(super) tty: bool,
+}
+
+impl From<&cri::ExecRequest> for Wanted {
+    fn from(request: &cri::ExecRequest) -> Self {
+        Self {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            tty: request.tty,
+        }
+    }
+}
+
+impl From<&cri::AttachRequest> for Wanted {
+    fn from(request: &cri::AttachRequest) -> Self {
+        Self {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            tty: request.tty,
+        }
+    }
+}
+
+impl Wanted {
+    /// Checks what a request asks for.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.tty && self.stderr {
+            let reason = "is not possible with tty: a terminal has one output";
+            return Err(Error::invalid("stderr", reason));
+        }
+        if !(self.stdin || self.stdout || self.stderr) {
+            let reason = "is false, and so are stdout and stderr: one is needed";
+            return Err(Error::invalid("stdin", reason));
+        }
+        Ok(())
+    }
 }
 
 /// The client's ends of a command's streams.
@@ -62,25 +100,12 @@ pub(super) struct Ends {
     pub(super) sizes: Option<Sizes>,
 }
 
-/// Checks what an Exec or Attach asks for.
-pub(crate) fn check(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<()> {
-    if tty && stderr {
-        let reason = "is not possible with tty: a terminal has one output";
-        return Err(Error::invalid("stderr", reason));
-    }
-    if !(stdin || stdout || stderr) {
-        let reason = "is false, and so are stdout and stderr: one is needed";
-        return Err(Error::invalid("stdin", reason));
-    }
-    Ok(())
-}
-
-/// Serves a client: `command` runs with its ends, and is dropped when it goes.
+/// Serves a client: `command` runs with its ends, returns an exit code, and is dropped when it goes.
 pub(super) async fn serve(
     cx: &Context,
     client: Client,
     wanted: Wanted,
-    command: impl AsyncFnOnce(Ends) -> Outcome,
+    command: impl AsyncFnOnce(Ends) -> Result<i32>,
 ) {
     let settings = &cx.config.streaming;
     let opening = open(
@@ -104,6 +129,11 @@ pub(super) async fn serve(
         outcome = command(ends) => outcome,
         () = connection.gone() => return,
     };
+    let outcome = outcome.map_err(|error| {
+        let error = error.chain();
+        tracing::info!(error, "a streaming client's command failed");
+        error
+    });
     status.write(&outcome).await;
     connection.close().await;
 }

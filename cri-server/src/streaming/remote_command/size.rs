@@ -1,5 +1,6 @@
 //! Sizes of a terminal, as a client sends them: one JSON object after the other, cut anywhere.
 
+use bytes::{Buf, BytesMut};
 use rustix::termios::Winsize;
 use serde::Deserialize;
 
@@ -11,7 +12,7 @@ const MAX_OBJECT: usize = 512;
 #[derive(Debug)]
 pub(in crate::streaming) struct Sizes {
     input: Input,
-    unread: Vec<u8>,
+    unread: BytesMut,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,7 +26,7 @@ impl Sizes {
     pub(super) fn new(input: Input) -> Self {
         Self {
             input,
-            unread: Vec::new(),
+            unread: BytesMut::new(),
         }
     }
 
@@ -40,27 +41,18 @@ impl Sizes {
                     return None;
                 }
             }
+            // What is left is the beginning of one, or nonsense.
+            if self.unread.len() > MAX_OBJECT {
+                return None;
+            }
             let data = self.input.receive().await.ok()??;
             self.unread.extend_from_slice(&data);
-            if self.unread.len() > MAX_OBJECT {
-                // Many that nobody waited for: the last is the one that counts.
-                let mut last = None;
-                while let Ok(Some(size)) = take(&mut self.unread) {
-                    last = Some(size);
-                }
-                if self.unread.len() > MAX_OBJECT {
-                    return None;
-                }
-                if last.is_some() {
-                    return last;
-                }
-            }
         }
     }
 }
 
 /// The first object in `unread`, if it is there as a whole.
-fn take(unread: &mut Vec<u8>) -> serde_json::Result<Option<Winsize>> {
+fn take(unread: &mut BytesMut) -> serde_json::Result<Option<Winsize>> {
     let mut sizes = serde_json::Deserializer::from_slice(unread).into_iter::<Size>();
     let size = match sizes.next() {
         None => return Ok(None),
@@ -68,7 +60,7 @@ fn take(unread: &mut Vec<u8>) -> serde_json::Result<Option<Winsize>> {
         Some(size) => size?,
     };
     let taken = sizes.byte_offset();
-    unread.drain(..taken);
+    unread.advance(taken);
     Ok(Some(Winsize {
         ws_row: size.height,
         ws_col: size.width,
@@ -85,7 +77,7 @@ mod tests {
     fn objects_may_be_cut_anywhere() {
         let text = br#"{"Width":80,"Height":24}{"Width":100,"Height":50}"#;
         let (first, second) = text.split_at(30);
-        let mut unread = first.to_vec();
+        let mut unread = BytesMut::from(first);
         let size = take(&mut unread).unwrap().unwrap();
         assert_eq!((size.ws_col, size.ws_row), (80, 24));
         assert!(take(&mut unread).unwrap().is_none());
@@ -93,7 +85,7 @@ mod tests {
         let size = take(&mut unread).unwrap().unwrap();
         assert_eq!((size.ws_col, size.ws_row), (100, 50));
         assert!(take(&mut unread).unwrap().is_none());
-        assert!(take(&mut b"[]".to_vec()).is_err());
-        assert!(take(&mut br#"{"Width":-1,"Height":2}"#.to_vec()).is_err());
+        assert!(take(&mut BytesMut::from(&b"[]"[..])).is_err());
+        assert!(take(&mut BytesMut::from(&br#"{"Width":-1,"Height":2}"#[..])).is_err());
     }
 }

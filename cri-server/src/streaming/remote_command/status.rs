@@ -4,17 +4,12 @@ use serde::Serialize;
 
 use super::Output;
 
-/// The end of a command.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::streaming) enum Outcome {
-    Exited(i32),
-    /// It could not be run, or its end is not known.
-    Failed(String),
-}
+/// The end of a command: its exit code, or why it could not be run, or its end is not known.
+type Outcome = Result<i32, String>;
 
 /// The client's error stream.
 #[derive(Debug)]
-pub(in crate::streaming) struct Writer {
+pub(super) struct Writer {
     /// `None` in version 1 of the protocol.
     pub(super) stream: Option<Output>,
     /// From version 4 on.
@@ -48,7 +43,7 @@ struct Cause {
 
 impl Writer {
     /// Tells it, and ends the stream.
-    pub(in crate::streaming) async fn write(self, outcome: &Outcome) {
+    pub(super) async fn write(self, outcome: &Outcome) {
         let Some(stream) = self.stream else {
             return;
         };
@@ -67,23 +62,23 @@ impl Writer {
 /// Empty after a success.
 fn text(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Exited(0) => String::new(),
-        Outcome::Exited(code) => {
+        Ok(0) => String::new(),
+        Ok(code) => {
             format!("command terminated with non-zero exit code: exit status {code}")
         }
-        Outcome::Failed(why) => why.clone(),
+        Err(why) => why.clone(),
     }
 }
 
 fn json(outcome: &Outcome) -> String {
     let message = text(outcome);
     let (status, reason, code) = match outcome {
-        Outcome::Exited(0) => ("Success", "", None),
-        Outcome::Exited(_) => ("Failure", "NonZeroExitCode", None),
-        Outcome::Failed(_) => ("Failure", "InternalError", Some(500)),
+        Ok(0) => ("Success", "", None),
+        Ok(_) => ("Failure", "NonZeroExitCode", None),
+        Err(_) => ("Failure", "InternalError", Some(500)),
     };
     let details = match outcome {
-        Outcome::Exited(code @ 1..) => Some(Details {
+        Ok(code @ 1..) => Some(Details {
             causes: [Cause {
                 reason: "ExitCode",
                 message: code.to_string(),
@@ -107,15 +102,15 @@ mod tests {
 
     #[test]
     fn statuses_are_those_that_kubectl_reads() {
-        assert_eq!(json(&Outcome::Exited(0)), r#"{"status":"Success"}"#);
+        assert_eq!(json(&Ok(0)), r#"{"status":"Success"}"#);
         assert_eq!(
-            json(&Outcome::Exited(7)),
+            json(&Ok(7)),
             r#"{"status":"Failure","message":"command terminated with non-zero exit code: exit status 7","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#
         );
         assert_eq!(
-            json(&Outcome::Failed("no such file".into())),
+            json(&Err("no such file".into())),
             r#"{"status":"Failure","message":"no such file","reason":"InternalError","code":500}"#
         );
-        assert_eq!(text(&Outcome::Exited(0)), "");
+        assert_eq!(text(&Ok(0)), "");
     }
 }

@@ -10,13 +10,12 @@ use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{self, AsyncRead, AsyncReadExt},
     sync::mpsc::UnboundedSender,
-    time::sleep_until,
 };
 
 use super::{
     frame::{Decoder, Frame, Reset, Violation},
     headers::{Headers, Inflater},
-    session::{Out, SESSION_WINDOW, Settings, Shared},
+    session::{Out, SESSION_WINDOW, Settings, Shared, cost},
     stream::{Broken, Link, NewStream, Receiver, Sender},
 };
 
@@ -75,7 +74,7 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let end = tokio::select! {
             end = self.read_all(io, settings, gone) => end,
-            end = idle(&shared, settings) => end,
+            () = shared.activity.idle(settings.idle_timeout) => End::Idle,
             () = shared.flooded.notified() => End::Violation(Violation::Flood),
         };
         tracing::debug!(reason = %end, "a SPDY session ends");
@@ -110,7 +109,7 @@ impl Reader {
                     self.buffer.reserve(READ);
                     match io.read_buf(&mut self.buffer).await {
                         Ok(0) => return End::Closed,
-                        Ok(_) => *self.shared.last_frame() = tokio::time::Instant::now(),
+                        Ok(_) => self.shared.activity.touch(),
                         Err(error) => return error.into(),
                     }
                 }
@@ -225,7 +224,9 @@ impl Reader {
         };
         let length = data.len();
         if length > 0 {
-            self.shared.waiting.fetch_add(length, Ordering::Relaxed);
+            self.shared
+                .waiting
+                .fetch_add(cost(length), Ordering::Relaxed);
             if !link.push(data) {
                 self.shared.taken(&link, length);
             }
@@ -276,16 +277,5 @@ impl Reader {
             link.wake_sender();
         }
         Ok(())
-    }
-}
-
-/// Resolves when nothing has come or gone for that long.
-async fn idle(shared: &Shared, settings: Settings) -> End {
-    loop {
-        let end = *shared.last_frame() + settings.idle_timeout;
-        if end <= tokio::time::Instant::now() {
-            return End::Idle;
-        }
-        sleep_until(end).await;
     }
 }

@@ -14,10 +14,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use super::{
+    super::activity::Activity,
     frame::Reset,
     reader::Reader,
     stream::{Broken, Link, NewStream},
@@ -36,6 +37,11 @@ const QUEUE: usize = 8;
 const CONTROL_QUEUE: usize = 1024;
 /// How long the last frames may take.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What a piece of data costs a session while it waits: a thousand pieces of a byte are more than a thousand bytes.
+pub(super) fn cost(bytes: usize) -> usize {
+    bytes + 128
+}
 
 /// Bounds of one session.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +88,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     control: mpsc::Sender<Out>,
     data: mpsc::Sender<Out>,
-    /// Received and not taken, all streams together, bytes.
+    /// What received data that nobody has taken costs, all streams together ([`cost`]).
     pub(super) waiting: AtomicUsize,
     /// There is less of that.
     pub(super) was_taken: Notify,
@@ -90,8 +96,7 @@ pub(super) struct Shared {
     untold: AtomicUsize,
     /// An answer found no place.
     pub(super) flooded: Notify,
-    /// When the last frame came or went.
-    last_frame: Mutex<Instant>,
+    pub(super) activity: Activity,
 }
 
 #[derive(Debug)]
@@ -133,7 +138,7 @@ impl Session {
             was_taken: Notify::new(),
             untold: AtomicUsize::new(0),
             flooded: Notify::new(),
-            last_frame: Mutex::new(Instant::now()),
+            activity: Activity::new(),
         });
         let (incoming, streams) = mpsc::unbounded_channel();
         let (read, write) = tokio::io::split(io);
@@ -208,10 +213,7 @@ impl Shared {
 
     /// Somebody has received `bytes` of the stream: the peer may send as many more.
     pub(super) fn taken(&self, link: &Link, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        self.waiting.fetch_sub(cost(bytes), Ordering::Relaxed);
         self.was_taken.notify_one();
         let all = self.untold.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if all >= SESSION_WINDOW as usize / 2 {
@@ -247,11 +249,5 @@ impl Shared {
         for link in streams.into_values() {
             link.break_off(Broken::Gone);
         }
-    }
-
-    pub(super) fn last_frame(&self) -> MutexGuard<'_, Instant> {
-        self.last_frame
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

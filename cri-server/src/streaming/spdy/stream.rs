@@ -173,8 +173,9 @@ impl Drop for Receiver {
         state.is_deaf = true;
         let unread = std::mem::take(&mut state.queue);
         drop(state);
-        let bytes = unread.iter().map(Bytes::len).sum();
-        self.shared.taken(&self.link, bytes);
+        for data in unread {
+            self.shared.taken(&self.link, data.len());
+        }
     }
 }
 

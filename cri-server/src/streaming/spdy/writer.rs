@@ -6,7 +6,6 @@ use bytes::BytesMut;
 use tokio::{
     io::{self, AsyncWrite, AsyncWriteExt, BufWriter},
     sync::mpsc::{Receiver, error::TryRecvError},
-    time::Instant,
 };
 
 use super::{
@@ -100,7 +99,7 @@ impl<T: AsyncWrite + Unpin> Writer<T> {
                 frame::put_go_away(&mut out, last_stream, failed);
             }
         }
-        *self.shared.last_frame() = Instant::now();
+        self.shared.activity.touch();
         self.io.write_all(&out).await?;
         match body {
             Some(data) => self.io.write_all(&data).await,

@@ -1,9 +1,6 @@
 //! Channels: each message begins with the number of the one that it is for.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,7 +11,7 @@ use futures_util::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -25,7 +22,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Duration, frames, io};
-use crate::streaming::{io::Io, server::Client, spdy::Broken};
+use crate::streaming::{activity::Activity, io::Io, server::Client, spdy::Broken};
 
 /// In place of a channel's number: the one in the next byte ends (version 5).
 const CLOSE: u8 = 255;
@@ -97,13 +94,13 @@ impl Session {
                 is_closed: false,
             });
         }
-        let last = Arc::new(Mutex::new(Instant::now()));
+        let activity = Arc::new(Activity::new());
         let is_over = Arc::new(Notify::new());
         let reader = Reader {
             stream,
             channels,
             settings,
-            last: Arc::clone(&last),
+            activity: Arc::clone(&activity),
         };
         let over = Arc::clone(&is_over);
         let session = Self {
@@ -111,10 +108,10 @@ impl Session {
             is_base64: settings.is_base64,
             is_over,
             reader: tokio::spawn(async move {
-                reader.run(gone).await;
+                reader.run(settings.idle_timeout, gone).await;
                 over.notify_one();
             }),
-            writer: Some(tokio::spawn(write_all(sink, messages, last))),
+            writer: Some(tokio::spawn(write_all(sink, messages, activity))),
         };
         Ok((session, receivers))
     }
@@ -197,25 +194,26 @@ struct Reader {
     stream: SplitStream<WebSocketStream<Io>>,
     channels: HashMap<u8, mpsc::Sender<Incoming>>,
     settings: Settings,
-    last: Arc<Mutex<Instant>>,
+    activity: Arc<Activity>,
 }
 
 impl Reader {
-    async fn run(mut self, gone: impl Future<Output = ()>) {
+    /// Reads until the session is over.
+    async fn run(mut self, idle_timeout: Duration, gone: impl Future<Output = ()>) {
+        let activity = Arc::clone(&self.activity);
+        tokio::select! {
+            () = self.read_all(gone) => {}
+            () = activity.idle(idle_timeout) => {
+                tracing::debug!("a WebSocket was idle for too long");
+            }
+        }
+    }
+
+    async fn read_all(&mut self, gone: impl Future<Output = ()>) {
         let mut gone = std::pin::pin!(gone);
         loop {
-            let end = *lock(&self.last) + self.settings.idle_timeout;
-            let message = tokio::select! {
-                message = self.stream.next() => message,
-                () = sleep_until(end) => {
-                    if *lock(&self.last) + self.settings.idle_timeout > Instant::now() {
-                        continue;
-                    }
-                    tracing::debug!("a WebSocket was idle for too long");
-                    return;
-                }
-            };
-            *lock(&self.last) = Instant::now();
+            let message = self.stream.next().await;
+            self.activity.touch();
             let data = match message {
                 Some(Ok(Message::Binary(data))) if !self.settings.is_base64 => data,
                 Some(Ok(Message::Text(text))) if self.settings.is_base64 => text.into(),
@@ -265,11 +263,11 @@ impl Reader {
 async fn write_all(
     mut sink: SplitSink<WebSocketStream<Io>, Message>,
     mut messages: mpsc::Receiver<Message>,
-    last: Arc<Mutex<Instant>>,
+    activity: Arc<Activity>,
 ) {
     while let Some(message) = messages.recv().await {
         let is_last = matches!(message, Message::Close(_));
-        *lock(&last) = Instant::now();
+        activity.touch();
         // Those that are there already go out together.
         let sent = match messages.is_empty() {
             true => sink.send(message).await,
@@ -280,8 +278,4 @@ async fn write_all(
         }
     }
     let _ = sink.close().await;
-}
-
-fn lock(instant: &Mutex<Instant>) -> std::sync::MutexGuard<'_, Instant> {
-    instant.lock().unwrap_or_else(PoisonError::into_inner)
 }
