@@ -49,6 +49,8 @@ impl Place {
             (Ok(image), None) => {
                 self.site.assert_verified().await;
                 self.site.images.remove(&image.id).await.unwrap();
+                // Else the layer's last entries would come in the way of deleting the site.
+                self.site.assert_clean();
                 Ok(())
             }
             (Err(error), Some(words)) if error.to_string().contains(words) => Ok(()),
