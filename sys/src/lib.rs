@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod ns;

@@ -253,6 +253,27 @@ async fn masked_paths_are_empty_and_read_only_ones_are_not_written() {
     site.refused(&closed, "umount /proc/keys").await;
 }
 
+/// /proc/keys shows what its reader may view: of session keyrings, that which it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keyring_is_the_containers_own() {
+    let mut site = Site::new().await;
+    let show = "awk '/ _ses/ { print $1, $9 }' /proc/keys";
+    for uid in [0, 1000] {
+        let file = format!("/dev/shm/{uid}");
+        let script = format!("{show} >{file}.new; mv {file}.new {file}; sleep 1000");
+        let mut config = pod::container(&format!("user-{uid}"), &script);
+        pod::security(&mut config).run_as_user = user(uid);
+        let id = pod::run(&mut site.runtime, &site.pod, &config)
+            .await
+            .unwrap();
+        let both = format!("until cat {file} 2>/dev/null; do sleep 0.01; done; {show}");
+        let seen = site.output(&id, &both).await;
+        let (init, exec) = seen.trim_end().split_once('\n').unwrap();
+        assert_eq!(init, exec);
+        assert!(init.contains(&format!(" _ses.{id}")), "{init}, want {id}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_root_keeps_its_writable_mounts() {
     let mut site = Site::new().await;

@@ -19,6 +19,7 @@ use super::{
     child::{self, close_descriptors, gone_or},
     group::Group,
     ids::{self, Ids},
+    keyring,
     program::Program,
     security::{self, Privileges},
     terminal,
@@ -28,6 +29,7 @@ use crate::failure::{Doing, Result};
 /// What the shim hands to the child.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
+    pub(super) container_id: &'a str,
     pub(super) args: &'a [Vec<u8>],
     pub(super) process: &'a Process,
     pub(super) identity: &'a Identity,
@@ -75,6 +77,7 @@ impl Stage<'_> {
         }
         security::set_rlimits(&self.process.rlimits, &mut warnings)?;
         self.enter()?;
+        keyring::join(self.container_id, &mut warnings)?;
         let root = Root::open("/".as_ref()).doing("open", "/")?;
         // As it was when the container was made: its own files are read no more.
         let home = self.home.as_bytes().to_vec();

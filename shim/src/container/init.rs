@@ -19,6 +19,7 @@ use super::{
     child::{self, close_descriptors},
     group::Group,
     ids::Ids,
+    keyring,
     namespaces::Joins,
     program::Program,
     report::{self, Packet},
@@ -84,6 +85,7 @@ impl Init<'_> {
         let user = self.close(root, &stdio, &mut told)?;
         self.joins.enter_pid()?;
         self.joins.enter_user()?;
+        keyring::join(&self.plan.container_id, &mut told.warnings)?;
         let (ready, master) = self.settle(&stdio, user, &mut told)?;
         drop(stdio);
         let packet = Packet {

@@ -29,6 +29,7 @@ mod filter;
 mod group;
 mod ids;
 mod init;
+mod keyring;
 mod label;
 mod namespaces;
 mod program;
@@ -89,6 +90,7 @@ pub(crate) struct Container {
     pub(crate) init: Birth,
     proof: SingleThreaded,
     group: Group,
+    id: String,
     process: Process,
     identity: Identity,
     ids: Ids,
@@ -162,6 +164,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                     init,
                     proof,
                     group,
+                    id: plan.container_id,
                     process,
                     identity: Identity::default(),
                     ids,
@@ -193,6 +196,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
             drop(ours);
             let Container {
                 group,
+                id,
                 process,
                 identity,
                 ids,
@@ -203,6 +207,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
             } = container;
             let init = init.child().pidfd.as_fd();
             Stage {
+                container_id: id,
                 args: &args,
                 process,
                 identity,
