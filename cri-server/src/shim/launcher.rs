@@ -192,7 +192,11 @@ impl Launcher {
                 Ok(out)
             }
             Ok(Ok(status)) if err.is_empty() => Err(io::Error::other(status.to_string())),
-            Ok(Ok(_)) => Err(io::Error::other(err.trim().to_owned())),
+            Ok(Ok(_)) => {
+                // Our own error names the binary.
+                let why = err.trim().trim_start_matches("corten-shim: ");
+                Err(io::Error::other(why.to_owned()))
+            }
         }
     }
 

@@ -106,7 +106,7 @@ fn an_older_kernel_has_them_too() {
         "locked",
         "file system tmpfs cannot map ids",
         // A host that cannot have any says so.
-        "cannot give pods user namespaces: corten-shim: make a user namespace",
+        "cannot give pods user namespaces: make a user namespace",
         "/proc/sys/user/max_user_namespaces",
     ] {
         assert!(out.contains(line), "{line}: {out}{err}");
