@@ -25,9 +25,11 @@ struct Site {
 
 /// `grace`: seconds that a command has when its client goes.
 async fn site(grace: &str) -> Site {
-    let (node, mut runtime, pod_id) = streams::site(&["--stream-hangup-grace", grace])
-        .await
-        .unwrap();
+    site_with(&["--stream-hangup-grace", grace]).await
+}
+
+async fn site_with(options: &[&str]) -> Site {
+    let (node, mut runtime, pod_id) = streams::site(options).await.unwrap();
     let mut config = pod::container("main", "exec sleep 3600");
     config.envs.push(cri::KeyValue {
         key: "FROM".into(),
@@ -184,6 +186,37 @@ async fn what_is_left_in_the_background_lives_on() {
             .await
             .unwrap();
         assert_eq!(done.exit_code, 0, "{protocol:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_behind_may_print_as_long_as_configured() {
+    let mut site = site_with(&["--exec-drain-timeout", "3600"]).await;
+    for protocol in PROTOCOLS {
+        // Longer than the default.
+        let script = "(sleep 4; echo late; echo later >&2) & echo now; exit 3";
+        let done = site.exec(script, b"", protocol).await;
+        assert_eq!(
+            done,
+            (Some(3), "now\nlate\n".into(), "later\n".into()),
+            "{protocol:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_printed_comes_without_waiting_for_others() {
+    let mut site = site_with(&["--exec-drain-timeout", "0"]).await;
+    for (round, tty) in [false, true].repeat(10).into_iter().enumerate() {
+        let script = "(trap '' HUP; exec setsid sleep 1235) & seq 3000; exit 3";
+        let mut request = streams::exec_request(&site.container, script);
+        (request.tty, request.stderr) = (tty, !tty);
+        let protocol = PROTOCOLS[round / 2 % 2];
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let output = streams::run(command.await.unwrap(), b"").unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 3000, "{protocol:?}, tty {tty}");
     }
 }
 

@@ -108,6 +108,9 @@ struct LimitFlags {
     /// Label containers where the host has SELinux
     #[arg(long, value_name = "BOOL")]
     selinux: Option<bool>,
+    /// Seconds that a command's output is waited for once it has ended itself
+    #[arg(long, value_name = "SECONDS")]
+    exec_drain_timeout: Option<u64>,
 }
 
 impl Flags {
@@ -179,6 +182,10 @@ impl LimitFlags {
             rejected.clone_from(&self.absent_mount_source_to_reject);
         }
         set(&mut config.container.selinux, &self.selinux);
+        set(
+            &mut config.container.exec_drain_timeout,
+            &self.exec_drain_timeout,
+        );
     }
 }
 

@@ -7,6 +7,7 @@ mod streaming;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use corten_image::{PolicyRule, Requirement};
@@ -21,6 +22,8 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/corten/config.toml";
 
 /// A file of more bytes is not a configuration.
 const MAX_FILE: u64 = 1 << 20;
+/// Seconds.
+const DAY: u64 = 24 * 60 * 60;
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -133,6 +136,15 @@ pub(crate) struct Container {
     pub(crate) absent_mount_sources_to_reject: Vec<PathBuf>,
     /// Label containers where the host has SELinux.
     pub(crate) selinux: bool,
+    /// Seconds.
+    exec_drain_timeout: u64,
+}
+
+impl Container {
+    /// How long is waited for the end of a command's output once it has ended itself: another may hold it open.
+    pub(crate) fn exec_drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.exec_drain_timeout)
+    }
 }
 
 /// What becomes of the volumes that an image declares.
@@ -289,6 +301,14 @@ impl Config {
                 "want 256 to 1048576 bytes",
             ));
         }
+        if self.container.exec_drain_timeout > DAY {
+            let value = self.container.exec_drain_timeout;
+            return Err(invalid(
+                "container.exec_drain_timeout",
+                value,
+                "want 0 to 86400 s",
+            ));
+        }
         if self.container.nofile_soft > self.container.nofile_hard {
             return Err(invalid(
                 "container.nofile_soft",
@@ -400,6 +420,7 @@ impl Default for Container {
             declared_volumes: DeclaredVolumes::Copy,
             absent_mount_sources_to_reject: Vec::new(),
             selinux: true,
+            exec_drain_timeout: 2,
         }
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod exec;
 mod frame;
 mod launcher;
+mod printed;
 mod process;
 
 use std::io;
@@ -14,6 +15,7 @@ pub(crate) use client::{Client, Command, ExecIo};
 use corten_proto::shim::{Failure, FailureKind};
 pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;
+pub(crate) use printed::{End, Printed};
 pub(crate) use process::kill;
 use tonic::Code;
 

@@ -14,7 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
 
 use super::{
-    copy::{DRAIN, End, carry, feed},
+    copy::{carry, feed},
     remote_command::{self, Ends, Wanted},
     server::Client,
     terminal::{self, receive, resize},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     context::Context,
     error::{Error, Result},
-    shim,
+    shim::{self, End, Printed},
 };
 
 pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: Client) {
@@ -52,7 +52,9 @@ async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Resul
     })?;
     drop(fds);
     container.exited().await;
-    ended.send_replace(Some(Instant::now() + DRAIN));
+    ended.send_replace(Some(
+        Instant::now() + cx.config.container.exec_drain_timeout(),
+    ));
     while tasks.join_next().await.is_some() {}
     drop(attached);
     Ok(())
@@ -81,11 +83,8 @@ fn connect(
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
             *flag = true;
             fds.push(write);
-            tasks.spawn(carry(
-                pipe::Receiver::from_owned_fd(read)?,
-                output,
-                end.clone(),
-            ));
+            let printed = Printed::new(pipe::Receiver::from_owned_fd(read)?, end.clone());
+            tasks.spawn(carry(printed, output));
         }
     }
     Ok(())

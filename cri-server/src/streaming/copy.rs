@@ -1,26 +1,10 @@
 //! Copying between a process and its client.
 
-use std::{os::fd::AsFd, time::Duration};
-
 use bytes::BytesMut;
-use rustix::io::ioctl_fionread;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::unix::pipe,
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{io::AsyncWriteExt, net::unix::pipe};
 
 use super::remote_command::{Input, Output};
-
-/// Bytes read at once.
-const READ: usize = 32 << 10;
-
-/// How long is waited for the end of the output, once the command's own process has ended: another may keep it open.
-pub(super) const DRAIN: Duration = Duration::from_secs(2);
-
-/// `None` as long as the command runs; then, until when others may print.
-pub(super) type End = watch::Receiver<Option<Instant>>;
+use crate::shim::{End, Printed};
 
 /// Copies what the client types, until either side ends.
 pub(super) async fn feed(mut input: Input, mut pipe: pipe::Sender, mut end: End) {
@@ -37,28 +21,10 @@ pub(super) async fn feed(mut input: Input, mut pipe: pipe::Sender, mut end: End)
     }
 }
 
-/// Copies what the command prints; without an output it is dropped. Once it has ended, what it had printed by then is copied,
-/// and what others print as long as there is time.
-pub(super) async fn carry(mut pipe: pipe::Receiver, output: Option<Output>, mut end: End) {
+/// Copies what the command prints; without an output it is dropped.
+pub(super) async fn carry(mut printed: Printed, output: Option<Output>) {
     let mut buffer = BytesMut::new();
-    let (mut deadline, mut owed) = (None, 0);
-    loop {
-        buffer.reserve(READ);
-        let read = tokio::select! {
-            biased;
-            () = until(deadline), if owed == 0 => break,
-            ended = end.wait_for(Option::is_some), if deadline.is_none() => {
-                // Where the one who would tell has gone, so have we in a moment.
-                deadline = ended.map_or(Some(Instant::now()), |end| *end);
-                owed = waiting(&pipe);
-                continue;
-            }
-            read = pipe.read_buf(&mut buffer) => read,
-        };
-        let Ok(length @ 1..) = read else {
-            break;
-        };
-        owed = owed.saturating_sub(length);
+    while printed.read(&mut buffer).await > 0 {
         let data = buffer.split().freeze();
         if let Some(output) = &output
             && output.send(data).await.is_err()
@@ -69,17 +35,4 @@ pub(super) async fn carry(mut pipe: pipe::Receiver, output: Option<Output>, mut 
     if let Some(output) = output {
         let _ = output.finish().await;
     }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Bytes that are in the pipe.
-fn waiting(pipe: &pipe::Receiver) -> usize {
-    let waiting = ioctl_fionread(pipe.as_fd()).unwrap_or(0);
-    usize::try_from(waiting).unwrap_or(usize::MAX)
 }

@@ -7,7 +7,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
 
 use super::{
-    copy::{DRAIN, End, carry, feed},
+    copy::{carry, feed},
     remote_command::{self, Ends, Wanted},
     server::Client,
     terminal,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     context::Context,
     error::{Error, Result},
-    shim::{self, Command, ExecIo},
+    shim::{self, Command, End, ExecIo, Printed},
 };
 
 pub(super) async fn run(cx: &Arc<Context>, request: cri::ExecRequest, client: Client) {
@@ -53,7 +53,8 @@ async fn command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Result
         ),
         source,
     })?;
-    ended.send_replace(Some(Instant::now() + DRAIN));
+    let patience = cx.config.container.exec_drain_timeout();
+    ended.send_replace(Some(Instant::now() + patience));
     while tasks.join_next().await.is_some() {}
     Ok(done.exit_code)
 }
@@ -74,11 +75,8 @@ fn connect_pipes(ends: Ends, end: End, tasks: &mut JoinSet<()>) -> io::Result<Ex
     for (output, slot) in [(ends.stdout, &mut io.stdout), (ends.stderr, &mut io.stderr)] {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         *slot = Some(write);
-        tasks.spawn(carry(
-            pipe::Receiver::from_owned_fd(read)?,
-            output,
-            end.clone(),
-        ));
+        let printed = Printed::new(pipe::Receiver::from_owned_fd(read)?, end.clone());
+        tasks.spawn(carry(printed, output));
     }
     Ok(io)
 }

@@ -11,9 +11,10 @@ use tokio::{
 };
 
 use super::{
-    copy::{End, carry, feed},
+    copy::{carry, feed},
     remote_command::{Ends, Sizes},
 };
+use crate::shim::{End, Printed};
 
 /// Connects the client with the terminal whose master comes over `socket`, until the command has ended. Where none comes,
 /// the command's failure tells why.
@@ -31,7 +32,7 @@ pub(super) async fn connect(socket: UnixStream, ends: Ends, end: End) {
             tasks.spawn(resize(master, sizes));
         }
         // What is printed has to be read, wanted or not. The rest ends with it.
-        carry(reader, ends.stdout, end).await;
+        carry(Printed::by_terminal(reader, end), ends.stdout).await;
         io::Result::Ok(())
     };
     if let Err(error) = result.await {
