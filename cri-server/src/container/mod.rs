@@ -22,11 +22,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
     },
+    time::Duration,
 };
 
 use corten_image::LayerHold;
 use corten_proto::{cri, record, shim::Exited};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     context::Context,
@@ -34,6 +35,9 @@ use crate::{
     record_file, shim,
     stats::{CpuSamples, Layer},
 };
+
+/// Between the end that the shim has seen and the one that it tells.
+const END: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
@@ -131,6 +135,11 @@ impl Container {
             .subscribe()
             .wait_for(|state| matches!(state, State::Exited { .. }))
             .await;
+    }
+
+    /// Whether a call's failure came of the container's end, of which the shim is the first to know.
+    pub(crate) async fn has_ended_before(&self, failure: &shim::Error) -> bool {
+        failure.is_gone() && timeout(END, self.exited()).await.is_ok()
     }
 
     /// Takes the next state, unless the container has exited: nothing comes after that. Returns whether it was taken.

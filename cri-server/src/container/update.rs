@@ -1,9 +1,6 @@
 //! New limits for a container. Its shim changes the cgroup; the record keeps them for the next daemon.
 
-use std::time::Duration;
-
 use corten_proto::{cri, shim};
-use tokio::time::timeout;
 
 use super::{Container, State};
 use crate::{
@@ -11,9 +8,6 @@ use crate::{
     error::{Error, Result},
     spec,
 };
-
-/// Between the end that the shim has seen and the one that it tells.
-const END: Duration = Duration::from_secs(5);
 
 /// Changes the limits that `asked` names: all, or after an error none. One that has ended needs none.
 pub(crate) async fn update(
@@ -52,8 +46,7 @@ async fn apply(container: &Container, update: shim::Update) -> Result<bool> {
             Ok(true)
         }
         Err(source) => {
-            let is_over = source.is_gone() && timeout(END, container.exited()).await.is_ok();
-            if is_over || container.is_exited() {
+            if container.has_ended_before(&source).await || container.is_exited() {
                 return Ok(false);
             }
             let doing = format!("update container {}", container.record.id);

@@ -17,11 +17,7 @@ use std::{
 use bytes::BytesMut;
 use corten_proto::{cri, layout};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::{
-    net::unix::pipe,
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{net::unix::pipe, sync::watch, time::Instant};
 
 use crate::{
     container::Container,
@@ -32,8 +28,6 @@ use crate::{
 
 /// Both streams together, so that the answer fits into the 16 MiB that clients take.
 const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
-/// Between the end that the shim has seen and the one that it tells.
-const END: Duration = Duration::from_secs(5);
 
 pub(super) async fn handle(
     cx: &Arc<Context>,
@@ -97,7 +91,7 @@ async fn run(
         }),
         Ok(done) => Ok(done.exit_code),
         // Its shim has ended with it, or is about to, and the end will be told.
-        Err(source) if source.is_gone() && timeout(END, container.exited()).await.is_ok() => {
+        Err(source) if container.has_ended_before(&source).await => {
             Err(container.in_state("exited", "it must be running"))
         }
         Err(source) => {

@@ -17,10 +17,14 @@ pub(super) async fn handle(
 ) -> Result<cri::ReopenContainerLogResponse> {
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
-    let reopened = container.running_shim()?.reopen_log().await;
-    reopened.map_err(|source| Error::Shim {
-        doing: format!("reopen the log {}", container.record.log_path),
-        source,
-    })?;
-    Ok(cri::ReopenContainerLogResponse {})
+    match container.running_shim()?.reopen_log().await {
+        Ok(()) => Ok(cri::ReopenContainerLogResponse {}),
+        Err(source) if container.has_ended_before(&source).await => {
+            Err(container.in_state("exited", "it must be running"))
+        }
+        Err(source) => {
+            let doing = format!("reopen the log {}", container.record.log_path);
+            Err(Error::Shim { doing, source })
+        }
+    }
 }
