@@ -3,9 +3,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod file_registry;
+pub mod flood;
 pub mod handler;
 pub mod image;
 pub mod leftovers;
+pub mod log;
 pub mod node;
 pub mod pod;
 pub mod registry;

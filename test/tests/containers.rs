@@ -290,45 +290,6 @@ async fn an_out_of_memory_kill_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reopened_log_goes_on_in_the_new_file() {
-    let node = node().await;
-    let mut runtime = node.runtime().await.unwrap();
-    let pod_id = pod::run_pod(&mut runtime, &pod::logged(&node, pod::pod("rotate")))
-        .await
-        .unwrap();
-    let script = "echo before; while ! test -e /go; do sleep 0.1; done; echo after";
-    let id = pod::run(&mut runtime, &pod_id, &pod::container("rotate", script))
-        .await
-        .unwrap();
-    let log = node.dir().join("logs/rotate.log");
-    corten_test::wait::until(|| async {
-        fs::read_to_string(&log)
-            .ok()
-            .filter(|text| text.contains("before"))
-            .ok_or(())
-    })
-    .await
-    .unwrap();
-    fs::rename(&log, node.dir().join("logs/rotate.old")).unwrap();
-    runtime
-        .reopen_container_log(cri::ReopenContainerLogRequest {
-            container_id: id.clone(),
-        })
-        .await
-        .unwrap();
-    assert!(log.exists());
-    pod::output(&mut runtime, &id, "touch /go").await.unwrap();
-    pod::exited(&runtime, &id).await.unwrap();
-    let text = fs::read_to_string(&log).unwrap();
-    assert!(text.contains("after") && !text.contains("before"), "{text}");
-    let error = runtime
-        .reopen_container_log(cri::ReopenContainerLogRequest { container_id: id })
-        .await
-        .unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ends_at_once_has_all_its_times() {
     let node = node().await;
     let mut runtime = node.runtime().await.unwrap();

@@ -4,7 +4,7 @@
 use std::fs;
 
 use corten_proto::cri;
-use corten_test::{image, node::Node, pod};
+use corten_test::{image, log, node::Node, pod};
 
 /// Both streams of one ExecSync: what clients take, less the rest of the message.
 const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
@@ -39,19 +39,9 @@ async fn log(
     fs::read(status.log_path).unwrap()
 }
 
-/// The lines without their times, which have to be in order.
+/// The lines without their times.
 fn lines(log: &[u8]) -> Vec<&[u8]> {
-    let mut last: &[u8] = b"";
-    let mut lines = Vec::new();
-    for line in log.split_inclusive(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\n").unwrap();
-        let space = line.iter().position(|byte| *byte == b' ').unwrap();
-        let (time, rest) = line.split_at(space);
-        assert!(time >= last, "times go backwards");
-        last = time;
-        lines.push(&rest[1..]);
-    }
-    lines
+    log::entries(log).map(|entry| entry.unwrap().rest).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
