@@ -20,7 +20,7 @@ use super::{
     group::Group,
     ids::{self, Ids},
     keyring,
-    program::Program,
+    program::{self, Program},
     security::{self, Privileges},
     terminal,
 };
@@ -80,8 +80,11 @@ impl Stage<'_> {
         keyring::join(self.container_id, &mut warnings)?;
         let root = Root::open("/".as_ref()).doing("open", "/")?;
         // As it was when the container was made: its own files are read no more.
-        let home = self.home.as_bytes().to_vec();
-        let program = Program::new(self.args, &self.process.env, home)?;
+        let mut defaults = vec![program::home(self.home.as_bytes())];
+        if matches!(ends, Ends::Terminal(_)) {
+            defaults.push(terminal::KIND.to_vec());
+        }
+        let program = Program::new(self.args, &self.process.env, &defaults)?;
         let owner = child::owner(self.identity);
         let cwd = child::open_cwd(&root, &self.process.cwd, owner)?;
         match &ends {

@@ -21,7 +21,7 @@ use super::{
     ids::Ids,
     keyring,
     namespaces::Joins,
-    program::Program,
+    program::{self, Program},
     report::{self, Packet},
     rootfs::{self, Pids, Sources},
     security::{self, Privileges},
@@ -129,7 +129,7 @@ impl Init<'_> {
         // Not what was open before: its mounts may be of another mount namespace, or have been covered.
         let root = Root::open("/".as_ref()).doing("open", "/")?;
         let cwd = child::open_cwd(&root, &process.cwd, child::owner(&identity))?;
-        let program = Program::new(&process.args, &process.env, user.home.clone())?;
+        let program = Program::new(&process.args, &process.env, &[program::home(&user.home)])?;
         told.home = String::from_utf8_lossy(&user.home).into_owned();
         let master = if process.terminal {
             let master = terminal::open(&root, &identity, true)?;

@@ -22,8 +22,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Adds HOME to `env` where it is missing.
-    pub(super) fn new(args: &[Vec<u8>], env: &[Vec<u8>], home: Vec<u8>) -> Result<Self> {
+    /// Adds those of `defaults`, `KEY=value`, whose key is missing in `env`.
+    pub(super) fn new(args: &[Vec<u8>], env: &[Vec<u8>], defaults: &[Vec<u8>]) -> Result<Self> {
         if args.first().is_none_or(Vec::is_empty) {
             return Err(invalid(
                 "exec",
@@ -32,8 +32,14 @@ impl Program {
             ));
         }
         let mut variables = strings("environment", env)?;
-        if variable(&variables, b"HOME=").is_none() {
-            variables.extend(strings("environment", &[[b"HOME=", &*home].concat()])?);
+        for default in strings("environment", defaults)? {
+            let key = default
+                .as_bytes()
+                .split_inclusive(|byte| *byte == b'=')
+                .next();
+            if variable(&variables, key.unwrap_or_default()).is_none() {
+                variables.push(default);
+            }
         }
         Ok(Self {
             args: strings("arguments", args)?,
@@ -96,6 +102,11 @@ impl Program {
     }
 }
 
+/// The variable that names a user's home directory.
+pub(super) fn home(path: &[u8]) -> Vec<u8> {
+    [b"HOME=", path].concat()
+}
+
 /// The last value of `key`, which ends in `=`.
 fn variable<'a>(env: &'a [CString], key: &[u8]) -> Option<&'a [u8]> {
     env.iter()
@@ -137,7 +148,7 @@ mod tests {
                 .map(|text| text.as_bytes().to_vec())
                 .collect::<Vec<_>>()
         };
-        Program::new(&bytes(args), &bytes(env), b"/home".to_vec())
+        Program::new(&bytes(args), &bytes(env), &bytes(&["HOME=/home"]))
     }
 
     #[test]

@@ -15,6 +15,9 @@ use rustix::{
 
 use crate::failure::{Doing, Result};
 
+/// The variable by which a command on a terminal learns of its kind, unless the container has one of its own.
+pub(super) const KIND: &[u8] = b"TERM=xterm";
+
 /// Opens a pair, makes the one end the streams of this process and, of init, /dev/console of the container. Returns the
 /// other end, the master.
 pub(super) fn open(root: &Root, identity: &Identity, is_init: bool) -> Result<OwnedFd> {

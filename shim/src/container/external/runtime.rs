@@ -146,7 +146,7 @@ impl Runtime {
             args.push(path.as_os_str().as_bytes().to_vec());
         }
         args.extend_from_slice(call.words);
-        Program::new(&args, &[PATH.to_vec()], b"/".to_vec())
+        Program::new(&args, &[PATH.to_vec(), b"HOME=/".to_vec()], &[])
     }
 
     fn log(&self, name: &str) -> PathBuf {
