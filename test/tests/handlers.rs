@@ -4,7 +4,14 @@
 use std::fs;
 
 use corten_proto::cri::{self, ContainerState};
-use corten_test::{handler, leftovers::Leftovers, node::Node, pod, wait::until};
+use corten_test::{
+    handler,
+    leftovers::Leftovers,
+    node::Node,
+    pod,
+    streams::{self, PROTOCOLS},
+    wait::until,
+};
 use nix::sys::signal::Signal;
 use tonic::Code;
 
@@ -146,6 +153,41 @@ async fn commands_run_in_a_container_of_another_runtime_and_leave_nothing() {
     // A background process keeps nobody waiting.
     let done = site.exec(&id, &["sh", "-c", "sleep 984 & echo gone"], 20);
     assert_eq!(done.await.unwrap().stdout, b"gone\n");
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_of_another_runtime_may_have_a_terminal() {
+    let mut site = Site::new().await;
+    let mut config = pod::container("terminal", "sleep 1000");
+    pod::security(&mut config).run_as_user = Some(cri::Int64Value { value: 1000 });
+    let id = site.run(&config).await;
+    for protocol in PROTOCOLS {
+        let sized = "until [ \"$(stty size 2>/dev/null)\" = '50 100' ]; do sleep 0.05; done";
+        let says = "tty | tr -d 0-9; stat -c %u $(tty); echo $TERM; seq 200 >&2; exit 3";
+        let mut request = streams::exec_request(&id, &format!("{sized}; {says}"));
+        (request.tty, request.stderr) = (true, false);
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let mut command = command.await.unwrap();
+        command.args(["--sizes", "80x24,100x50"]);
+        let output = streams::run(command, b"").unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let numbers = (1..=200).map(|number| format!("{number}\r\n"));
+        let numbers = numbers.collect::<String>();
+        let want = format!("/dev/pts/\r\n1000\r\nxterm\r\n{numbers}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), want);
+
+        let mut request = streams::exec_request(&id, "");
+        request.cmd = vec!["no-such-program".into()];
+        (request.tty, request.stderr) = (true, false);
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let output = streams::run(command.await.unwrap(), b"").unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("no-such-program"), "{text}");
+    }
+    let bundle = format!("{}/containers/{id}/bundle", site.node.state().display());
+    let left = site.node.shell(&format!("ls {bundle}")).unwrap();
+    assert!(!left.contains("exec-"), "{left}");
     site.end().await;
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use corten_test::{
+    handler,
     node::Node,
     pod,
     streams::{self, PROTOCOLS},
@@ -15,17 +16,21 @@ struct Site {
 }
 
 async fn site() -> Site {
-    let (node, mut runtime, pod_id) = streams::site(&[]).await.unwrap();
-    let config = pod::container("main", "exec sleep 3600");
-    let container = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
-    Site {
-        node,
-        runtime,
-        container,
-    }
+    let (node, runtime, pod_id) = streams::site(&[]).await.unwrap();
+    Site::in_pod(node, runtime, &pod_id).await
 }
 
 impl Site {
+    async fn in_pod(node: Node, mut runtime: pod::Runtime, pod_id: &str) -> Self {
+        let config = pod::container("main", "exec sleep 3600");
+        let container = pod::run(&mut runtime, pod_id, &config).await.unwrap();
+        Self {
+            node,
+            runtime,
+            container,
+        }
+    }
+
     /// The line that has crictl run `command` on a terminal of its own.
     fn crictl(&self, flags: &str, command: &str) -> String {
         let line = streams::crictl(&self.node, "exec", flags).unwrap();
@@ -35,7 +40,19 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_has_job_control() {
-    let site = site().await;
+    job_control(&site().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_has_job_control_under_another_runtime() {
+    let node = handler::node(&handler::oci_table().unwrap()).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let config = pod::host_network_pod("other");
+    let pod_id = handler::run_pod(&mut runtime, &config, handler::OCI).await;
+    job_control(&Site::in_pod(node, runtime, &pod_id.unwrap()).await).await;
+}
+
+async fn job_control(site: &Site) {
     for transport in ["spdy", "websocket"] {
         let line = site.crictl(&format!("-it -r {transport}"), "sh");
         let terminal = Terminal::open(&site.node, transport, &line).unwrap();

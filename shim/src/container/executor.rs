@@ -97,14 +97,9 @@ impl Executor {
 
     /// Starts a further process.
     pub(crate) fn exec(&mut self, args: Vec<Vec<u8>>, ends: Ends) -> Result<Execed> {
-        match (self, ends) {
-            (Self::Builtin(container), ends) => super::exec(container, args, ends),
-            (Self::External(external), Ends::Streams(stdio)) => external.exec(&args, stdio),
-            (Self::External(_), Ends::Terminal(_)) => Err(invalid(
-                "exec",
-                "tty",
-                "is not supported with an external runtime",
-            )),
+        match self {
+            Self::Builtin(container) => super::exec(container, args, ends),
+            Self::External(external) => external.exec(&args, ends),
         }
     }
 

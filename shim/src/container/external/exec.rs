@@ -1,14 +1,18 @@
 //! The process between the shim and a further process in a container of an external runtime: its parent, once the runtime
 //! has gone.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 use corten_proto::shim::{Failure, FailureKind};
-use corten_sys::process::SingleThreaded;
+use corten_sys::process::{self, SingleThreaded};
 
 use super::{
-    super::Stdio,
-    drop_streams, end_as, keep_only, monitor,
+    super::{Ends, terminal},
+    console::Console,
+    drop_streams, end_as, keep_only, keep_socket, monitor,
     runtime::{Call, Refusal, Runtime},
     take_pid, wait_for,
 };
@@ -22,12 +26,18 @@ pub(super) struct ExecMonitor<'a> {
     /// For the runtime's `--cgroup`.
     pub(super) cgroup: String,
     pub(super) args: &'a [Vec<u8>],
+    /// The container's environment does so.
+    pub(super) names_terminal: bool,
 }
 
 impl ExecMonitor<'_> {
     /// Runs the process and ends as it does.
-    pub(super) fn run(&self, report: OwnedFd, stdio: Stdio) -> ! {
-        let ended = match keep_only(&report, stdio).and_then(|()| self.exec()) {
+    pub(super) fn run(&self, report: OwnedFd, ends: Ends) -> ! {
+        let ready = match ends {
+            Ends::Streams(stdio) => keep_only(&report, stdio).map(|()| None),
+            Ends::Terminal(socket) => keep_socket(&report, socket).map(Some),
+        };
+        let ended = match ready.and_then(|socket| self.exec(socket)) {
             Ok(pid) => {
                 drop(report);
                 wait_for(pid).unwrap_or(monitor::FAILED)
@@ -37,14 +47,25 @@ impl ExecMonitor<'_> {
         end_as(ended)
     }
 
-    fn exec(&self) -> Result<i32> {
+    /// With a terminal, if its master is to go over `socket`.
+    fn exec(&self, socket: Option<OwnedFd>) -> Result<i32> {
         monitor::begin()?;
         let name = format!("exec-{}", self.number);
+        let console = socket.as_ref();
+        let console = console.map(|_| Console::listen(self.runtime, &name));
+        let console = console.transpose()?;
         let pid_file = self.runtime.file(&format!("{name}.pid"));
         let mut words: Vec<Vec<u8>> = ["exec", "--detach", "--cgroup", &self.cgroup, "--pid-file"]
             .map(Into::into)
             .into();
         words.push(pid_file.clone());
+        if let Some(console) = &console {
+            words.push(b"--tty".into());
+            words.extend(console.option());
+            if !self.names_terminal {
+                words.extend([b"--env".to_vec(), terminal::KIND.to_vec()]);
+            }
+        }
         words.push(self.runtime.id().into());
         words.extend_from_slice(self.args);
         let proof = SingleThreaded::verify().doing("clone", "the runtime")?;
@@ -60,7 +81,14 @@ impl ExecMonitor<'_> {
         match ran {
             Ok(_) => {
                 let path = String::from_utf8_lossy(&pid_file).into_owned();
-                take_pid(Path::new(&path))
+                let pid = take_pid(Path::new(&path))?;
+                if let (Some(socket), Some(console)) = (socket, console) {
+                    let sent = console
+                        .accept()
+                        .and_then(|master| terminal::send(&socket, &master));
+                    sent.inspect_err(|_| kill(pid))?;
+                }
+                Ok(pid)
             }
             Err(Refusal::NotRun(failure)) => Err(failure),
             Err(Refusal::Refused(words)) => Err(Failure {
@@ -71,5 +99,12 @@ impl ExecMonitor<'_> {
                 hint: words,
             }),
         }
+    }
+}
+
+/// One that nobody has the terminal of.
+fn kill(pid: i32) {
+    if let Ok(process) = process::open(pid) {
+        let _ = process::kill(process.as_fd());
     }
 }

@@ -20,6 +20,7 @@
 //! processes that it does not know. An exec has a monitor likewise. The runtime's own state lies in the container's
 //! directory below `<state>`, and goes with it at the latest.
 
+mod console;
 mod exec;
 mod monitor;
 mod runtime;
@@ -49,7 +50,9 @@ use self::{
     monitor::Monitor,
     runtime::{Call, Runtime},
 };
-use super::{Execed, Report, Stdio, birth::Birth, exec::Subgroup, group::Group, report, update};
+use super::{
+    Ends, Execed, Report, Stdio, birth::Birth, exec::Subgroup, group::Group, report, update,
+};
 use crate::failure::{Doing, Result, invalid};
 
 /// For what the runtime does when the container has ended.
@@ -66,6 +69,8 @@ pub(crate) struct External {
     execs: u64,
     is_configured: bool,
     has_filter: bool,
+    /// Its environment names the kind of its terminals.
+    names_terminal: bool,
     /// Init was killed, and the monitor should see its end.
     was_killed: bool,
 }
@@ -94,6 +99,7 @@ impl External {
             }
             Ok(Cloned::Parent(monitor)) => {
                 let process = plan.process.as_ref();
+                let names_terminal = |variable: &Vec<u8>| variable.starts_with(b"TERM=");
                 let external = Self {
                     monitor,
                     init: None,
@@ -103,6 +109,8 @@ impl External {
                     execs: 0,
                     is_configured: false,
                     has_filter: process.is_some_and(|process| !process.seccomp_filter.is_empty()),
+                    names_terminal: process
+                        .is_some_and(|process| process.env.iter().any(names_terminal)),
                     was_killed: false,
                 };
                 Ok((external, ours))
@@ -199,7 +207,7 @@ impl External {
         }
     }
 
-    pub(super) fn exec(&mut self, args: &[Vec<u8>], stdio: Stdio) -> Result<Execed> {
+    pub(super) fn exec(&mut self, args: &[Vec<u8>], ends: Ends) -> Result<Execed> {
         self.execs += 1;
         let (hierarchies, controller) = for_execs(&self.group.hierarchies);
         let subgroup = Subgroup::create(&self.group, hierarchies, self.execs)?;
@@ -213,8 +221,9 @@ impl External {
                     number: self.execs,
                     cgroup: format!("{controller}{}", Subgroup::name(self.execs)),
                     args,
+                    names_terminal: self.names_terminal,
                 };
-                monitor.run(theirs, stdio)
+                monitor.run(theirs, ends)
             }
             Ok(Cloned::Parent(child)) => Ok(Execed {
                 birth: Birth::direct(child),
@@ -264,6 +273,21 @@ fn keep_only(report: &OwnedFd, stdio: Stdio) -> Result<()> {
     }
     drop((empty, stdio));
     super::child::close_descriptors(report)
+}
+
+/// The same for what is to get a terminal from its runtime. Streams that lead nowhere stand in for it. Returns `socket`.
+fn keep_socket(report: &OwnedFd, socket: OwnedFd) -> Result<OwnedFd> {
+    // Descriptors 0 to 2 are those that stay.
+    process::dup_to(socket.as_fd(), 0).doing("dup2", "socket")?;
+    drop(socket);
+    super::child::close_descriptors(report)?;
+    let kept = rustix::stdio::stdin().try_clone_to_owned();
+    let kept = kept.doing("dup", "socket")?;
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe", "for a runtime")?;
+    for (number, stream) in (0..).zip([&read, &write, &write]) {
+        process::dup_to(stream.as_fd(), number).doing("dup2", number)?;
+    }
+    Ok(kept)
 }
 
 /// Lets go of the streams, so that their readers see their end.

@@ -1,12 +1,9 @@
 //! The process between the shim and a container of an external runtime, in its stages.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixListener,
-    },
+    os::fd::{AsFd, OwnedFd},
 };
 
 use corten_proto::{
@@ -16,13 +13,12 @@ use corten_proto::{
 use corten_sys::{
     ns, prctl,
     process::{self, CloneFlags, Ended, SingleThreaded},
-    socket,
 };
 use nix::sched::unshare;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{StatVfsMountFlags, statvfs},
-    process::{chdir, setsid},
+    process::setsid,
 };
 
 use super::{
@@ -33,17 +29,17 @@ use super::{
         rootfs::Sources,
         security, user,
     },
+    console::Console,
     drop_streams, end_as, keep_only,
     runtime::{Call, Refusal, Runtime},
     take_pid, wait_for,
 };
-use crate::failure::{Doing, Result, invalid};
+use crate::failure::{Doing, Result};
 
 /// The end of a monitor that has nobody's to take over.
 pub(super) const FAILED: Ended = Ended::Exited(127);
 
 const PID_FILE: &str = "pid";
-const CONSOLE: &str = "console.sock";
 
 /// What the shim hands to the monitor.
 #[derive(Debug)]
@@ -146,15 +142,13 @@ impl Monitor<'_> {
             .as_ref()
             .is_some_and(|process| process.terminal);
         let console = terminal
-            .then(|| self.listen())
+            .then(|| Console::listen(self.runtime, "console"))
             .transpose()
             .map_err(Refusal::NotRun)?;
         let bundle = self.runtime.file("");
         let mut words: Vec<Vec<u8>> = vec![b"create".into(), b"--bundle".into(), bundle];
         words.extend([b"--pid-file".to_vec(), self.runtime.file(PID_FILE)]);
-        if terminal {
-            words.extend([b"--console-socket".to_vec(), CONSOLE.into()]);
-        }
+        words.extend(console.iter().flat_map(Console::option));
         words.push(self.runtime.id().into());
         let proof = self.proof().map_err(Refusal::NotRun)?;
         let cgroup = self.born_in().map_err(Refusal::NotRun)?;
@@ -171,7 +165,7 @@ impl Monitor<'_> {
         Ok(Waiting {
             init: take_pid(&pid_file).map_err(Refusal::NotRun)?,
             terminal: console
-                .map(|console| self.accept(&console))
+                .map(Console::accept)
                 .transpose()
                 .map_err(Refusal::NotRun)?,
         })
@@ -185,35 +179,6 @@ impl Monitor<'_> {
         } else {
             self.group.open_v2()
         }
-    }
-
-    fn listen(&self) -> Result<UnixListener> {
-        // Its name is short only from here.
-        chdir(self.runtime.bundle()).doing("enter", "the bundle")?;
-        let listener = UnixListener::bind(CONSOLE).doing("bind", CONSOLE);
-        chdir("/").doing("enter", "/")?;
-        listener
-    }
-
-    /// Takes the terminal's master, which a runtime sends while it creates the container.
-    fn accept(&self, listener: &UnixListener) -> Result<OwnedFd> {
-        let take = || -> io::Result<Vec<OwnedFd>> {
-            listener.set_nonblocking(true)?;
-            let (stream, _) = listener.accept()?;
-            let mut fds = Vec::new();
-            socket::receive(&stream, &mut [0; 4096], &mut fds)?;
-            Ok(fds)
-        };
-        let mut fds = take().doing("receive", "the container's terminal")?;
-        let _ = fs::remove_file(self.runtime.bundle().join(CONSOLE));
-        let none = || {
-            invalid(
-                "receive",
-                "the container's terminal",
-                "the runtime sent none",
-            )
-        };
-        fds.pop().ok_or_else(none)
     }
 
     /// From a created container to its end.
