@@ -103,7 +103,7 @@ impl Node {
             sandbox_config: Some(request.pod.clone()),
         };
         let reports = match runtime.create_container(create).await {
-            Err(status) => refused("CreateContainer", &status.into()),
+            Err(status) => refused("CreateContainer", &status),
             Ok(created) => {
                 let id = created.into_inner().container_id;
                 match pod::start(runtime, &id).await {
@@ -231,10 +231,10 @@ fn make_sources(place: &Path) -> Result<()> {
     Ok(())
 }
 
-fn refused(rpc: &str, error: &anyhow::Error) -> [Report; 2] {
+fn refused(rpc: &str, status: &tonic::Status) -> [Report; 2] {
     let report = Report::from([(
         "refused".to_owned(),
-        format!("{rpc}: {}", mask::ids(&format!("{error:#}"))),
+        format!("{rpc}: {}", mask::ids(&status.to_string())),
     )]);
     [report.clone(), report]
 }

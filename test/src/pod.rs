@@ -1,14 +1,17 @@
 //! Requests for pods and containers, and the calls that most tests make.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use crate::{image::BUSYBOX, node::Node, wait::until};
 
+/// Far above what a test's command takes.
+const EXEC_SECONDS: i64 = 20;
+
 pub type Runtime = RuntimeServiceClient<Channel>;
+/// Of one RPC, or of several: the first that fails.
+pub type Reply<T> = Result<T, Status>;
 
 /// A pod on its own network, whose containers have PID namespaces of their own.
 pub fn pod(name: &str) -> cri::PodSandboxConfig {
@@ -91,7 +94,7 @@ pub fn resources(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerR
     linux.resources.get_or_insert_default()
 }
 
-pub async fn run_pod(runtime: &mut Runtime, config: &cri::PodSandboxConfig) -> Result<String> {
+pub async fn run_pod(runtime: &mut Runtime, config: &cri::PodSandboxConfig) -> Reply<String> {
     let request = cri::RunPodSandboxRequest {
         config: Some(config.clone()),
         ..Default::default()
@@ -107,7 +110,7 @@ pub async fn create(
     runtime: &mut Runtime,
     pod: &str,
     config: &cri::ContainerConfig,
-) -> Result<String> {
+) -> Reply<String> {
     let request = cri::CreateContainerRequest {
         pod_sandbox_id: pod.into(),
         config: Some(config.clone()),
@@ -120,7 +123,7 @@ pub async fn create(
         .container_id)
 }
 
-pub async fn start(runtime: &mut Runtime, container: &str) -> Result<()> {
+pub async fn start(runtime: &mut Runtime, container: &str) -> Reply<()> {
     runtime
         .start_container(cri::StartContainerRequest {
             container_id: container.into(),
@@ -130,17 +133,13 @@ pub async fn start(runtime: &mut Runtime, container: &str) -> Result<()> {
 }
 
 /// Creates and starts a container.
-pub async fn run(
-    runtime: &mut Runtime,
-    pod: &str,
-    config: &cri::ContainerConfig,
-) -> Result<String> {
+pub async fn run(runtime: &mut Runtime, pod: &str, config: &cri::ContainerConfig) -> Reply<String> {
     let id = create(runtime, pod, config).await?;
     start(runtime, &id).await?;
     Ok(id)
 }
 
-pub async fn stop(runtime: &mut Runtime, container: &str, seconds: i64) -> Result<()> {
+pub async fn stop(runtime: &mut Runtime, container: &str, seconds: i64) -> Reply<()> {
     runtime
         .stop_container(cri::StopContainerRequest {
             container_id: container.into(),
@@ -150,7 +149,7 @@ pub async fn stop(runtime: &mut Runtime, container: &str, seconds: i64) -> Resul
     Ok(())
 }
 
-pub async fn remove_pod(runtime: &mut Runtime, pod: &str) -> Result<()> {
+pub async fn remove_pod(runtime: &mut Runtime, pod: &str) -> Reply<()> {
     runtime
         .stop_pod_sandbox(cri::StopPodSandboxRequest {
             pod_sandbox_id: pod.into(),
@@ -202,13 +201,12 @@ pub async fn exec(
     runtime: &mut Runtime,
     container: &str,
     script: &str,
-) -> Result<cri::ExecSyncResponse> {
+) -> Reply<cri::ExecSyncResponse> {
     let cmd = vec!["sh".into(), "-c".into(), script.into()];
-    let limit = i64::try_from(Duration::from_secs(20).as_secs())?;
     let request = cri::ExecSyncRequest {
         container_id: container.into(),
         cmd,
-        timeout: limit,
+        timeout: EXEC_SECONDS,
     };
     Ok(runtime.exec_sync(request).await?.into_inner())
 }

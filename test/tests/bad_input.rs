@@ -237,16 +237,8 @@ async fn bad_containers_are_refused_and_leave_nothing() {
     for (change, code, words) in CONTAINERS {
         let mut config = pod::container("bad", "true");
         change(&mut config);
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: pod_id.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        check(
-            &runtime.create_container(request).await.unwrap_err(),
-            *code,
-            words,
-        );
+        let refused = pod::create(&mut runtime, &pod_id, &config).await;
+        check(&refused.unwrap_err(), *code, words);
     }
     assert_eq!(pod::containers(&mut runtime).await.unwrap(), []);
     Leftovers::settle(&node, &before).await.unwrap();
@@ -282,12 +274,8 @@ async fn unknown_ids_are_not_found() {
         timeout: 1,
     };
     errors.push(runtime.exec_sync(request).await.unwrap_err());
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: id.clone(),
-        config: Some(pod::container("x", "true")),
-        sandbox_config: None,
-    };
-    errors.push(runtime.create_container(request).await.unwrap_err());
+    let created = pod::create(&mut runtime, &id, &pod::container("x", "true")).await;
+    errors.push(created.unwrap_err());
     for error in errors {
         check(&error, Code::NotFound, &[&id]);
     }
@@ -369,12 +357,8 @@ async fn a_bad_seccomp_profile_is_refused_by_file() {
             profile_type: cri::security_profile::ProfileType::Localhost.into(),
             localhost_ref: file.display().to_string(),
         });
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: pod_id.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let refused = runtime.create_container(request).await.unwrap_err();
+        let refused = pod::create(&mut runtime, &pod_id, &config).await;
+        let refused = refused.unwrap_err();
         check(
             &refused,
             Code::InvalidArgument,

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use corten_proto::cri;
 use corten_test::{image, node::Node, pod};
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::Code;
 
 struct Site {
     node: Node,
@@ -56,7 +56,7 @@ impl Site {
         self.write(path, &document.to_string());
     }
 
-    async fn run(&mut self, devices: &[&str]) -> Result<String, Status> {
+    async fn run(&mut self, devices: &[&str]) -> pod::Reply<String> {
         self.run_with(devices, |_| ()).await
     }
 
@@ -64,7 +64,7 @@ impl Site {
         &mut self,
         devices: &[&str],
         change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> Result<String, Status> {
+    ) -> pod::Reply<String> {
         self.number += 1;
         let mut config = pod::container(&format!("c{}", self.number), "sleep 1000");
         let device = |name: &&str| cri::CdiDevice {
@@ -72,16 +72,7 @@ impl Site {
         };
         config.cdi_devices = devices.iter().map(device).collect();
         change(&mut config);
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.pod.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let created = self.runtime.create_container(request).await?.into_inner();
-        pod::start(&mut self.runtime, &created.container_id)
-            .await
-            .unwrap();
-        Ok(created.container_id)
+        pod::run(&mut self.runtime, &self.pod, &config).await
     }
 
     async fn output(&mut self, id: &str, script: &str) -> String {

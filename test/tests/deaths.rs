@@ -296,13 +296,11 @@ async fn classes_that_cannot_be_given_are_refused_by_name() {
     config.annotations.insert(key.into(), "lowprio".into());
     let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
     let refused = |runtime: &pod::Runtime, config: cri::ContainerConfig| {
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: pod_id.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let mut runtime = runtime.clone();
-        async move { runtime.create_container(request).await.unwrap_err() }
+        let (mut runtime, pod_id) = (runtime.clone(), pod_id.clone());
+        async move {
+            let created = pod::create(&mut runtime, &pod_id, &config).await;
+            created.unwrap_err()
+        }
     };
     let error = refused(&runtime, pod::container("slow", "true")).await;
     assert_eq!(error.code(), Code::InvalidArgument);

@@ -31,21 +31,11 @@ impl Site {
         Self { node, runtime, pod }
     }
 
-    async fn create(
-        &mut self,
-        name: &str,
-        mounts: Vec<cri::Mount>,
-    ) -> Result<String, tonic::Status> {
+    async fn create(&mut self, name: &str, mounts: Vec<cri::Mount>) -> pod::Reply<String> {
         let mut config = pod::container(name, "sleep 1000");
         config.image.as_mut().unwrap().image = IMAGE.into();
         config.mounts = mounts;
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.pod.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let created = self.runtime.create_container(request).await?.into_inner();
-        Ok(created.container_id)
+        pod::create(&mut self.runtime, &self.pod, &config).await
     }
 
     async fn run(&mut self, name: &str, mounts: Vec<cri::Mount>) -> String {

@@ -41,14 +41,8 @@ impl Site {
         }
     }
 
-    async fn create(&mut self, config: &cri::ContainerConfig) -> Result<String, tonic::Status> {
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.pod.clone(),
-            config: Some(config.clone()),
-            sandbox_config: None,
-        };
-        let created = self.runtime.create_container(request).await?;
-        Ok(created.into_inner().container_id)
+    async fn create(&mut self, config: &cri::ContainerConfig) -> pod::Reply<String> {
+        pod::create(&mut self.runtime, &self.pod, config).await
     }
 
     async fn run(&mut self, config: &cri::ContainerConfig) -> String {
@@ -415,13 +409,8 @@ async fn a_daemon_that_is_killed_while_it_creates_leaves_nothing() {
     for (number, step) in steps.into_iter().enumerate() {
         let mut site = Site::new().await;
         let config = pod::container(&format!("step-{number}"), "sleep 1000");
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: site.pod.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let mut runtime = site.runtime.clone();
-        let call = tokio::spawn(async move { runtime.create_container(request).await });
+        let (mut runtime, pod) = (site.runtime.clone(), site.pod.clone());
+        let call = tokio::spawn(async move { pod::create(&mut runtime, &pod, &config).await });
         let path = format!("{}/containers/*/{step}", site.node.state().display());
         site.node
             .shell(&format!(

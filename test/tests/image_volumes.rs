@@ -31,19 +31,10 @@ impl Site {
         Self { node, runtime, pod }
     }
 
-    async fn run(&mut self, name: &str, mounts: Vec<cri::Mount>) -> Result<String, tonic::Status> {
+    async fn run(&mut self, name: &str, mounts: Vec<cri::Mount>) -> pod::Reply<String> {
         let mut config = pod::container(name, "sleep 1000");
         config.mounts = mounts;
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.pod.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let created = self.runtime.create_container(request).await?.into_inner();
-        pod::start(&mut self.runtime, &created.container_id)
-            .await
-            .unwrap();
-        Ok(created.container_id)
+        pod::run(&mut self.runtime, &self.pod, &config).await
     }
 
     async fn output(&mut self, id: &str, script: &str) -> String {

@@ -277,12 +277,9 @@ async fn a_removed_image_stays_with_its_containers() {
     assert_eq!(pod::exited(&runtime, &waiting).await.unwrap().exit_code, 5);
     let listed = pod::output(&mut runtime, &running, "ls /bin | wc -l").await;
     assert!(listed.unwrap().trim().parse::<u32>().unwrap() > 40);
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: pod_id.clone(),
-        config: Some(pod::container("late", "true")),
-        sandbox_config: None,
-    };
-    let late = runtime.create_container(request).await.unwrap_err();
+    let late = pod::container("late", "true");
+    let late = pod::create(&mut runtime, &pod_id, &late).await;
+    let late = late.unwrap_err();
     assert_eq!(late.code(), Code::NotFound, "{late}");
     // The layers go with the last container.
     pod::remove_pod(&mut runtime, &pod_id).await.unwrap();

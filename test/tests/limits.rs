@@ -86,12 +86,8 @@ async fn limits_that_cannot_be_are_refused_by_field() {
             ],
         ),
     ] {
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: pod_id.clone(),
-            config: Some(limited("bad", resources)),
-            sandbox_config: None,
-        };
-        let error = runtime.create_container(request).await.unwrap_err();
+        let created = pod::create(&mut runtime, &pod_id, &limited("bad", resources)).await;
+        let error = created.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         let want = format!("{field}.{}", words[0]);
         assert!(error.message().starts_with(&want), "{error}");

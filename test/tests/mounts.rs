@@ -46,12 +46,8 @@ impl Site {
     async fn refused(&mut self, mount: cri::Mount) -> tonic::Status {
         let mut config = pod::container("refused", "true");
         config.mounts = vec![mount];
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: self.pod.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        self.runtime.create_container(request).await.unwrap_err()
+        let created = pod::create(&mut self.runtime, &self.pod, &config).await;
+        created.unwrap_err()
     }
 
     async fn fails(&mut self, id: &str, script: &str) -> String {
@@ -97,14 +93,7 @@ async fn read_only_is_for_the_mount_and_recursively_for_those_below() {
     // Not without read-only.
     let mut wrong = mount(&outer, "/wrong");
     wrong.recursive_read_only = true;
-    let mut config = pod::container("wrong", "true");
-    config.mounts = vec![wrong];
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: site.pod.clone(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    let refused = site.runtime.create_container(request).await.unwrap_err();
+    let refused = site.refused(wrong).await;
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     assert!(
         refused

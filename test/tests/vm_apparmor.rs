@@ -71,7 +71,7 @@ impl Site {
         &mut self,
         name: &str,
         change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> anyhow::Result<String> {
+    ) -> pod::Reply<String> {
         // What a process is held by, it can say itself; what exec starts says the same.
         let mut config = pod::container(name, &format!("{CURRENT} >/dev/shm/{name}; sleep 1000"));
         change(&mut config);
@@ -109,8 +109,7 @@ impl Site {
         name: &str,
         change: impl FnOnce(&mut cri::ContainerConfig),
     ) -> tonic::Status {
-        let error = self.create(name, change).await.unwrap_err();
-        error.downcast().unwrap()
+        self.create(name, change).await.unwrap_err()
     }
 }
 

@@ -72,7 +72,7 @@ impl Site {
         pod: usize,
         name: &str,
         change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> anyhow::Result<String> {
+    ) -> pod::Reply<String> {
         let mut config = pod::container(name, "sleep 100000");
         let pid = match pod {
             ONE => NamespaceMode::Container,
@@ -122,8 +122,7 @@ impl Site {
         name: &str,
         change: impl FnOnce(&mut cri::ContainerConfig),
     ) -> tonic::Status {
-        let error = self.create(ONE, name, change).await.unwrap_err();
-        error.downcast().unwrap()
+        self.create(ONE, name, change).await.unwrap_err()
     }
 
     async fn reads(&mut self, container: &str, file: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::net::UnixListener, path::Path};
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use corten_proto::cri;
 use corten_test::{pod, vm, wait::until};
 use tonic::Code;
@@ -32,13 +32,13 @@ impl Service {
         Self { runtime }
     }
 
-    async fn pod(&mut self, name: &str, parent: &str) -> Result<String> {
+    async fn pod(&mut self, name: &str, parent: &str) -> pod::Reply<String> {
         let mut config = pod::host_network_pod(name);
         config.linux.get_or_insert_default().cgroup_parent = parent.into();
         pod::run_pod(&mut self.runtime, &config).await
     }
 
-    async fn container(&mut self, pod: &str, name: &str) -> Result<String> {
+    async fn container(&mut self, pod: &str, name: &str) -> pod::Reply<String> {
         let config = pod::container(name, "sleep 100000");
         pod::run(&mut self.runtime, pod, &config).await
     }
@@ -159,7 +159,6 @@ async fn a_parent_is_a_slice_or_a_place_of_ours() {
     let mut service = Service::start().await;
     for parent in ["/kubepods/burstable/podx", "vmtest", "/a.slice/b-c.slice"] {
         let error = service.pod("bad", parent).await.unwrap_err();
-        let error: tonic::Status = error.downcast().unwrap();
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         assert!(
             error.message().contains("config.linux.cgroup_parent"),
@@ -318,7 +317,6 @@ async fn systemd_that_does_not_answer_is_told_and_holds_up_nobody_else() {
     {
         let _hidden = Hidden::new();
         let error = service.container(&waits, "c").await.unwrap_err();
-        let error: tonic::Status = error.downcast().unwrap();
         for word in [&*scope(&waits), PRIVATE] {
             assert!(error.message().contains(word), "{error}");
         }

@@ -137,7 +137,6 @@ impl Site {
     }
 }
 
-pub(crate) fn told(error: &anyhow::Error) -> (Code, String) {
-    let status = error.downcast_ref::<tonic::Status>().unwrap();
+pub(crate) fn told(status: &tonic::Status) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
