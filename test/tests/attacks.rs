@@ -49,7 +49,7 @@ impl Site {
         name: &str,
         script: &str,
         change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> anyhow::Result<String> {
+    ) -> pod::Reply<String> {
         let mut config = pod::container(name, script);
         change(&mut config);
         pod::run(&mut self.runtime, &self.pod, &config).await
