@@ -19,12 +19,21 @@ func execute(common client, flags *flag.FlagSet, args []string) int {
 	noStderr := flags.Bool("no-stderr", false, "do not ask for standard error")
 	tty := flags.Bool("tty", false, "a terminal")
 	given := flags.String("sizes", "", "sizes of the terminal, one after the other")
+	through := flags.Int64("through", 0, "bytes to send, and count when they come back, in place of the standard streams")
 	flags.Parse(args)
 	executor, err := executor(common)
 	if err != nil {
 		fail("%v", err)
 	}
 	options := remotecommand.StreamOptions{Tty: *tty}
+	if *through > 0 {
+		measured := newLoop(*through)
+		options.Stdin, options.Stdout = measured, measured
+		if err := executor.StreamWithContext(context.Background(), options); err != nil {
+			fail("%v", err)
+		}
+		return measured.tell()
+	}
 	if *stdin {
 		options.Stdin = os.Stdin
 	}

@@ -23,12 +23,16 @@ func forward(common client, flags *flag.FlagSet, args []string) int {
 	connections := flags.Int("connections", 1, "how many")
 	length := flags.Int("bytes", 1<<20, "sent on each")
 	resets := flags.Int("resets", 0, "of them, broken off midway")
+	through := flags.Int64("through", 0, "bytes to send on one connection, and count when they come back")
 	flags.Parse(args)
 	session, err := dial(common)
 	if err != nil {
 		fail("%v", err)
 	}
 	defer session.Close()
+	if *through > 0 {
+		return measure(session, *port, *through)
+	}
 	var whole, failed atomic.Int64
 	var all sync.WaitGroup
 	for id := range *connections {
@@ -69,20 +73,26 @@ func dial(common client) (httpstream.Connection, error) {
 }
 
 // One connection: an error stream and a data stream, as kubectl opens them.
-func echo(session httpstream.Connection, id, port, length int, reset bool) error {
+func connect(session httpstream.Connection, id, port int) (errors, data httpstream.Stream, err error) {
 	headers := http.Header{}
 	headers.Set("streamType", "error")
 	headers.Set("port", strconv.Itoa(port))
 	headers.Set("requestID", strconv.Itoa(id))
-	errors, err := session.CreateStream(headers)
-	if err != nil {
-		return fmt.Errorf("error stream: %w", err)
+	if errors, err = session.CreateStream(headers); err != nil {
+		return nil, nil, fmt.Errorf("error stream: %w", err)
 	}
 	errors.Close()
 	headers.Set("streamType", "data")
-	data, err := session.CreateStream(headers)
+	if data, err = session.CreateStream(headers); err != nil {
+		return nil, nil, fmt.Errorf("data stream: %w", err)
+	}
+	return errors, data, nil
+}
+
+func echo(session httpstream.Connection, id, port, length int, reset bool) error {
+	errors, data, err := connect(session, id, port)
 	if err != nil {
-		return fmt.Errorf("data stream: %w", err)
+		return err
 	}
 	defer session.RemoveStreams(errors, data)
 	sent := make([]byte, length)
@@ -107,4 +117,21 @@ func echo(session httpstream.Connection, id, port, length int, reset bool) error
 		return fmt.Errorf("%d bytes came back of %d, or others", len(received), length)
 	}
 	return nil
+}
+
+// The input is left open until all is back: not every server tells the pod of its end without ending the rest.
+func measure(session httpstream.Connection, port int, length int64) int {
+	errors, data, err := connect(session, 0, port)
+	if err != nil {
+		fail("%v", err)
+	}
+	defer session.RemoveStreams(errors, data)
+	measured := newLoop(length)
+	go io.Copy(data, measured)
+	if _, err := io.CopyN(measured, data, length); err != nil {
+		text, _ := io.ReadAll(errors)
+		fail("%v %s", err, text)
+	}
+	data.Close()
+	return measured.tell()
 }

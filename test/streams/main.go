@@ -1,7 +1,10 @@
 // A client of streaming URLs, with the library that kubectl has: what it sends and hears is Kubernetes' own.
 //
 //	corten-streams exec URL [--websocket] [--stdin] [--tty [--sizes 80x24,100x50]] [--no-stdout] [--no-stderr]
+//	corten-streams exec URL [--websocket] --through N
 //	corten-streams forward URL [--websocket] --port N --connections N --bytes N [--resets N]
+//	corten-streams forward URL [--websocket] --port N --through N
+//	corten-streams hold - [--websocket]
 package main
 
 import (
@@ -15,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail("usage: corten-streams exec|forward URL [flags]")
+		fail("usage: corten-streams exec|forward|hold URL [flags]")
 	}
 	kind, target := os.Args[1], os.Args[2]
 	address, err := url.Parse(target)
@@ -30,8 +33,10 @@ func main() {
 		os.Exit(execute(common, flags, os.Args[3:]))
 	case "forward":
 		os.Exit(forward(common, flags, os.Args[3:]))
+	case "hold":
+		os.Exit(hold(common, flags, os.Args[3:]))
 	default:
-		fail("%q is neither exec nor forward", kind)
+		fail("%q is none of exec, forward and hold", kind)
 	}
 }
 
