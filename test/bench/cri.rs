@@ -16,6 +16,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Seconds that the `true` of an ExecSync may take; never reached.
 const EXEC_TIMEOUT: i64 = 30;
+/// And that of a probe.
+const PROBE_TIMEOUT: i64 = 1;
 
 /// The runtime service of one side, on one connection.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct Client {
 pub(crate) struct PodKind {
     pub(crate) network: NamespaceMode,
     pub(crate) image: String,
+    pub(crate) command: Vec<String>,
     pub(crate) cgroup_parent: String,
     pub(crate) logs: PathBuf,
     /// Directories of the host, mounted as `/volumes/<number>`.
@@ -161,12 +164,45 @@ impl Client {
         Ok((container, [create, began.elapsed()]))
     }
 
+    /// The URL of a session of Exec, with input and output, without a terminal.
+    pub(crate) async fn exec(&mut self, pod: &Pod, command: &[&str]) -> Result<String> {
+        let request = cri::ExecRequest {
+            container_id: pod.container.clone(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            stdin: true,
+            stdout: true,
+            stderr: false,
+            tty: false,
+        };
+        let response = self.runtime.exec(request).await.context("Exec")?;
+        Ok(response.into_inner().url)
+    }
+
+    /// The URL of a session of PortForward.
+    pub(crate) async fn port_forward(&mut self, pod: &Pod) -> Result<String> {
+        let request = cri::PortForwardRequest {
+            pod_sandbox_id: pod.sandbox.clone(),
+            port: Vec::new(),
+        };
+        let response = self.runtime.port_forward(request).await;
+        Ok(response.context("PortForward")?.into_inner().url)
+    }
+
     /// ExecSync of `true`.
     pub(crate) async fn exec_true(&mut self, pod: &Pod) -> Result<Duration> {
+        self.true_within(pod, EXEC_TIMEOUT).await
+    }
+
+    /// The same as a probe, which has a second as with the kubelet.
+    pub(crate) async fn probe(&mut self, pod: &Pod) -> Result<Duration> {
+        self.true_within(pod, PROBE_TIMEOUT).await
+    }
+
+    async fn true_within(&mut self, pod: &Pod, timeout: i64) -> Result<Duration> {
         let request = cri::ExecSyncRequest {
             container_id: pod.container.clone(),
             cmd: vec!["true".to_owned()],
-            timeout: EXEC_TIMEOUT,
+            timeout,
         };
         let began = Instant::now();
         let response = self.runtime.exec_sync(request).await.context("ExecSync")?;
@@ -319,7 +355,7 @@ fn container_config(kind: &PodKind) -> cri::ContainerConfig {
             attempt: 0,
         }),
         image: Some(image(&kind.image)),
-        command: owned(&["sleep", "1000000"]),
+        command: kind.command.clone(),
         mounts: mounts(kind),
         log_path: "main.log".to_owned(),
         linux: Some(cri::LinuxContainerConfig {

@@ -16,7 +16,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::cri::{Client, PodKind};
+use crate::{
+    cri::{Client, PodKind},
+    processor::Processor,
+};
 
 /// Busybox that sleeps: for containers, and for the sandbox container that containerd needs.
 const IMAGE: &str = "test.example/bench:1";
@@ -72,6 +75,7 @@ pub(crate) struct Daemon {
     pub(crate) runtime: Runtime,
     pub(crate) client: Client,
     process: Child,
+    processor: Processor,
     setup: Setup,
 }
 
@@ -101,15 +105,24 @@ impl Setup {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {:?}", command.get_program()))?;
+        let pid = process.id();
         let process = Guarded(Some(process));
+        let processor = Processor::new(&self.cgroup_of(runtime));
+        processor.add_daemon(pid)?;
         let client = answer(&socket, &log).await?;
         let process = process.release().context("the daemon's process is gone")?;
         Ok(Daemon {
             runtime,
             client,
             process,
+            processor,
             setup: self.clone(),
         })
+    }
+
+    /// Of all that a side runs, relative.
+    fn cgroup_of(&self, runtime: Runtime) -> String {
+        format!("{}/{}", self.cgroup, runtime.name())
     }
 
     /// Writes the image of both sides as an OCI archive.
@@ -229,11 +242,16 @@ impl Daemon {
         self.process.id()
     }
 
+    pub(crate) fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
     pub(crate) fn pod_kind(&self, network: NamespaceMode) -> PodKind {
         PodKind {
             network,
             image: IMAGE.to_owned(),
-            cgroup_parent: format!("/{}/{}", self.setup.cgroup, self.runtime.name()),
+            command: ["sleep", "1000000"].map(str::to_owned).into(),
+            cgroup_parent: format!("/{}", self.setup.cgroup_of(self.runtime)),
             logs: self.setup.root.join(self.runtime.name()).join("logs"),
             volumes: Vec::new(),
             seccomp: ProfileType::RuntimeDefault,

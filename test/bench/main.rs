@@ -3,7 +3,9 @@
 //! ```text
 //!   isolation    private mounts, network, process ids and cgroups, all gone at the end
 //!   daemon, cri  the two sides, and equal requests to both
-//!   latency, seccomp, batch, memory, sync_calls, mount_table, pull   one file a measurement
+//!   latency, paced, seccomp, batch, memory, sync_calls, mount_table, pull, streams, sessions, probes
+//!                one file a measurement
+//!   processor, processes   what a side uses
 //!   samples, report   figures, Markdown, requirements
 //! ```
 #![forbid(unsafe_code)]
@@ -17,9 +19,16 @@ mod batch;
 mod latency;
 mod memory;
 mod mount_table;
+mod paced;
+mod probes;
 mod pull;
 mod seccomp;
+mod sessions;
+mod streams;
 mod sync_calls;
+
+mod processes;
+mod processor;
 
 mod report;
 mod samples;
@@ -31,6 +40,7 @@ use clap::{Parser, ValueEnum};
 use corten_proto::cri::NamespaceMode;
 use daemon::{Daemon, Runtime, Setup};
 use report::{Operation, Report};
+use streams::{Load, Protocol};
 
 const HOST_POD: Operation = Operation {
     name: "host-network pod start",
@@ -50,6 +60,15 @@ const SHORT_PODS: usize = 20;
 const SYNC_PODS: usize = 20;
 const PULLS: usize = 5;
 const SHORT_PULLS: usize = 2;
+const STREAMS: Load = Load {
+    rounds: 9,
+    bytes: 256 << 20,
+};
+const SHORT_STREAMS: Load = Load {
+    rounds: 3,
+    bytes: 64 << 20,
+};
+const SESSIONS: u64 = 200;
 const MEMORY: memory::Range = memory::Range { few: 10, many: 60 };
 const SHORT_MEMORY: memory::Range = memory::Range { few: 5, many: 15 };
 
@@ -65,6 +84,9 @@ struct Options {
     /// A fifth of the pods: for a first look, not for figures
     #[arg(long)]
     short: bool,
+    /// How long probes run
+    #[arg(long, default_value = "10")]
+    minutes: u32,
     /// Measure these only
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Measurement>,
@@ -83,6 +105,9 @@ struct Options {
     /// Durable data while the bench runs; on a file system that can hold overlays
     #[arg(long)]
     root: PathBuf,
+    /// The client of streams, `corten-streams`
+    #[arg(long)]
+    streams_client: PathBuf,
     /// The registry storage with the image to pull; what `hack/bench-image` prints
     #[arg(long)]
     pull_storage: Option<PathBuf>,
@@ -101,6 +126,10 @@ enum Measurement {
     Mounts,
     Seccomp,
     Batch,
+    Streams,
+    Sessions,
+    /// Only if it is named: it takes ten minutes
+    Probes,
     /// Only if it is named: its image takes minutes to make
     Pull,
 }
@@ -157,6 +186,9 @@ fn run(options: &Options, cgroup: &str) -> Result<ExitCode> {
     for failure in report.failures() {
         report::note(failure);
     }
+    if report.failures().is_empty() {
+        report::note("every requirement holds");
+    }
     let failed = options.check && !report.failures().is_empty();
     Ok(if failed {
         ExitCode::FAILURE
@@ -190,6 +222,14 @@ async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
     }
     let head = head(options, &mut sides).await?;
     latencies(options, &mut sides, &mut report).await?;
+    if options.wants(Measurement::Streams) {
+        let load = match options.short {
+            true => SHORT_STREAMS,
+            false => STREAMS,
+        };
+        let streams = streams::throughput(&mut sides, &options.streams_client, load);
+        report.add_streams(&streams.await?);
+    }
     // What follows looks at processes: only those of one side may be there.
     for daemon in sides {
         daemon.stop().await?;
@@ -199,6 +239,11 @@ async fn measure(options: &Options, setup: &Setup) -> Result<(String, Report)> {
     }
     if options.wants(Measurement::Batch) {
         batches(options, setup, &mut report).await?;
+    }
+    if options.only.contains(&Measurement::Probes) {
+        // At a hundred a second, and more than ten times the processor time each, containerd falls behind.
+        let soak = probes::soak(setup, Runtime::Corten, options.pods(), options.minutes);
+        report.add_soak(&soak.await?);
     }
     Ok((head, report))
 }
@@ -244,6 +289,7 @@ async fn latencies(options: &Options, sides: &mut [Daemon], report: &mut Report)
     if options.wants(Measurement::Exec) {
         report::note(EXEC.name);
         report.add_latency(EXEC, &latency::execs(sides, n).await?);
+        report.add_paced(&paced::execs(sides, 2 * n).await?);
     }
     Ok(())
 }
@@ -273,6 +319,14 @@ async fn one_side_alone(
     if options.wants(Measurement::Seccomp) {
         begin("starts with and without seccomp");
         report.add_seccomp(&seccomp::starts(setup, runtime, options.pods()).await?);
+    }
+    if options.wants(Measurement::Sessions) {
+        for protocol in [Protocol::Spdy, Protocol::WebSocket] {
+            begin("memory of sessions");
+            let many = (protocol, SESSIONS);
+            let sessions = sessions::memory(setup, runtime, &options.streams_client, many);
+            report.add_sessions(&sessions.await?);
+        }
     }
     Ok(())
 }

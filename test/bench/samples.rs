@@ -11,6 +11,10 @@ impl Samples {
         self.0.push(sample);
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest sample that at least `percent` of all do not exceed (nearest rank); zero without
     /// samples.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {

@@ -51,6 +51,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
         .arg(target.join("release"))
         .arg("--containerd-dir")
         .arg(cache()?.join("bin"))
+        .arg("--streams-client")
+        .arg(cache()?.join("bin/corten-streams"))
         .arg("--root")
         .arg(target.join("bench"))
         .arg("--output")

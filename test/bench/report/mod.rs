@@ -1,5 +1,7 @@
 //! The result: a Markdown table, and what is required of each figure.
 
+mod streaming;
+
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use crate::{
@@ -106,9 +108,9 @@ impl Report {
         let side = |runtime| sides.iter().find(move |side| side.runtime == runtime);
         let both = [side(Runtime::Corten), side(Runtime::Containerd)];
         let wall = both.map(|side| side.map(|side| side.wall.clone()));
-        self.pull_row("pull, 6 layers", wall, PULL_FACTOR);
+        self.factor_row("pull, 6 layers", wall, PULL_FACTOR);
         let processor = both.map(|side| side.map(|side| side.processor.clone()));
-        self.pull_row("– processor time", processor, PULL_PROCESSOR_FACTOR);
+        self.factor_row("– processor time", processor, PULL_PROCESSOR_FACTOR);
         for side in sides {
             let limit = Limit {
                 what: "peak memory of the daemon in pulls".to_owned(),
@@ -120,7 +122,8 @@ impl Report {
         }
     }
 
-    fn pull_row(&mut self, name: &str, sides: [Option<Samples>; 2], factor: f64) {
+    /// Figures of both sides of which the median has to be `factor` times better.
+    fn factor_row(&mut self, name: &str, sides: [Option<Samples>; 2], factor: f64) {
         if let [Some(ours), Some(theirs)] = &sides {
             self.check_factor(name, "median", factor, [ours.p50(), theirs.p50()]);
         }
