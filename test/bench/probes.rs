@@ -50,6 +50,14 @@ impl Probes {
         self.failures.values().sum()
     }
 
+    /// Probes whose time passed while the one before was under way are failures, too.
+    fn expect(&mut self, due: usize) {
+        let missed = due.saturating_sub(self.wall.count() + self.failed());
+        if missed > 0 {
+            self.failures.insert("missed".to_owned(), missed);
+        }
+    }
+
     fn add(&mut self, outcome: Result<Duration>) {
         match outcome {
             Ok(took) => self.wall.push(took),
@@ -93,6 +101,7 @@ pub(crate) async fn soak(
     probe(&daemon, &started, rest, &mut probes).await?;
     let used = daemon.processor().all()?.saturating_sub(before);
     let late = settled(&daemon).await?;
+    probes.expect(pods * usize::try_from(minutes * 60)?);
     for pod in started {
         daemon.client.remove_pod(pod).await?;
     }

@@ -140,10 +140,9 @@ impl Report {
         [memory, threads]: [u64; 2],
     ) {
         type Of = fn(&Held) -> u64;
-        let rows: [(&str, Of, u64); 5] = [
+        let rows: [(&str, Of, u64); 4] = [
             ("processes", |held| held.processes, 0),
             ("KiB of no file", |held| held.anonymous >> 10, memory >> 10),
-            ("KiB of PSS", |held| held.proportional >> 10, memory >> 10),
             ("descriptors", |held| held.descriptors, 0),
             ("threads", |held| held.threads, threads),
         ];
