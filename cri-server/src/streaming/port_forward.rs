@@ -65,28 +65,23 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::PortForwardRequest, cli
         idle_timeout: cx.config.streaming.idle_timeout(),
         max_streams: MAX_STREAMS,
     };
-    let started = match client.agreed {
-        Agreed::Spdy(_) => client.io.gone().map(|gone| {
-            let Client { io, unread, .. } = client;
-            Session::start(io, &unread, settings, gone)
-        }),
-        Agreed::WebSocket(_) => match client.io.gone() {
-            Err(error) => Err(error),
-            Ok(gone) => Ok(Session::start(
-                Tunnel::open(client).await,
-                &[],
-                settings,
-                gone,
-            )),
-        },
-    };
-    match started {
-        Err(error) => tracing::info!(%error, "a client of PortForward was given up"),
-        Ok((session, incoming)) => {
-            serve(cx, &request.pod_sandbox_id, incoming).await;
-            session.close().await;
+    let Client { io, unread, agreed } = client;
+    let gone = match io.gone() {
+        Ok(gone) => gone,
+        Err(error) => {
+            tracing::info!(%error, "a client of PortForward was given up");
+            return;
         }
-    }
+    };
+    let (session, incoming) = match agreed {
+        Agreed::Spdy(_) => Session::start(io, &unread, settings, gone),
+        Agreed::WebSocket(_) => {
+            let tunnel = Tunnel::open(io, &unread).await;
+            Session::start(tunnel, &[], settings, gone)
+        }
+    };
+    serve(cx, &request.pod_sandbox_id, incoming).await;
+    session.close().await;
 }
 
 /// Serves connections until the client goes.

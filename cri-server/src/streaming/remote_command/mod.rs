@@ -126,15 +126,21 @@ pub(super) async fn serve(
         }
     };
     let outcome = tokio::select! {
-        outcome = command(ends) => outcome,
-        () = connection.gone() => return,
+        outcome = command(ends) => Some(outcome),
+        () = connection.gone() => None,
     };
-    let outcome = outcome.map_err(|error| {
-        let error = error.chain();
-        tracing::info!(error, "a streaming client's command failed");
-        error
-    });
-    status.write(&outcome).await;
+    if let Some(outcome) = outcome {
+        let outcome = outcome.map_err(|error| {
+            let error = error.chain();
+            tracing::info!(error, "a streaming client's command failed");
+            error
+        });
+        // The client may go meanwhile, too, and need not read.
+        tokio::select! {
+            () = status.write(&outcome) => {}
+            () = connection.gone() => {}
+        }
+    }
     connection.close().await;
 }
 

@@ -131,7 +131,9 @@ async fn by_websocket(
         is_base64: protocol.contains("base64"),
         can_close_channels: version >= 5,
     };
-    let (session, mut receivers) = websocket::Session::start(client, settings, &inputs).await?;
+    let gone = client.io.gone()?;
+    let (session, mut receivers) =
+        websocket::Session::start(client.io, &client.unread, settings, &inputs, gone).await;
     let mut take = |channel| {
         let place = receivers
             .iter()

@@ -1,6 +1,6 @@
 //! Channels: each message begins with the number of the one that it is for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,20 +9,18 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Message,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
+    tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
-use super::{Duration, frames, io};
-use crate::streaming::{activity::Activity, io::Io, server::Client, spdy::Broken};
+use super::{farewell, frames, verdict};
+use crate::streaming::{activity::Activity, spdy::Broken};
 
 /// In place of a channel's number: the one in the next byte ends (version 5).
 const CLOSE: u8 = 255;
@@ -47,8 +45,9 @@ pub(in crate::streaming) struct Settings {
 pub(in crate::streaming) struct Session {
     outgoing: mpsc::Sender<Message>,
     is_base64: bool,
-    is_over: Arc<Notify>,
-    reader: JoinHandle<()>,
+    reader: JoinHandle<CloseCode>,
+    /// Why the reader has ended.
+    end: Option<CloseCode>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -75,14 +74,20 @@ pub(in crate::streaming) struct Sender {
 }
 
 impl Session {
-    /// `inputs`: the channels that are received; what comes for others is dropped.
-    pub(in crate::streaming) async fn start(
-        client: Client,
+    /// Speaks on `io`, which is past its handshake. `unread`: what came behind that. `inputs`: the channels that are received;
+    /// what comes for others is dropped. When `gone` resolves the client has hung up, which is not seen while its data is not
+    /// read.
+    pub(in crate::streaming) async fn start<T>(
+        io: T,
+        unread: &[u8],
         settings: Settings,
         inputs: &[u8],
-    ) -> io::Result<(Self, Vec<Receiver>)> {
-        let gone = client.io.gone()?;
-        let (sink, stream) = frames(client).await.split();
+        gone: impl Future<Output = ()> + Send + 'static,
+    ) -> (Self, Vec<Receiver>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sink, stream) = frames(io, unread).await.split();
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let (mut channels, mut receivers) = (HashMap::new(), Vec::new());
         for channel in inputs {
@@ -95,25 +100,20 @@ impl Session {
             });
         }
         let activity = Arc::new(Activity::new());
-        let is_over = Arc::new(Notify::new());
         let reader = Reader {
             stream,
             channels,
             settings,
             activity: Arc::clone(&activity),
         };
-        let over = Arc::clone(&is_over);
         let session = Self {
             outgoing,
             is_base64: settings.is_base64,
-            is_over,
-            reader: tokio::spawn(async move {
-                reader.run(settings.idle_timeout, gone).await;
-                over.notify_one();
-            }),
+            reader: tokio::spawn(reader.run(settings.idle_timeout, gone)),
+            end: None,
             writer: Some(tokio::spawn(write_all(sink, messages, activity))),
         };
-        Ok((session, receivers))
+        (session, receivers)
     }
 
     pub(in crate::streaming) fn sender(&self, channel: u8) -> Sender {
@@ -126,15 +126,14 @@ impl Session {
 
     /// Resolves when the client has gone.
     pub(in crate::streaming) async fn gone(&mut self) {
-        self.is_over.notified().await;
+        if self.end.is_none() {
+            self.end = Some((&mut self.reader).await.unwrap_or(CloseCode::Error));
+        }
     }
 
     /// Sends what is left and closes. A client that does not read is not waited for.
     pub(in crate::streaming) async fn close(mut self) {
-        let frame = CloseFrame {
-            code: CloseCode::Normal,
-            reason: "".into(),
-        };
+        let frame = farewell(self.end.unwrap_or(CloseCode::Normal));
         let farewell = async {
             let _ = self.outgoing.send(Message::Close(Some(frame))).await;
             if let Some(writer) = &mut self.writer {
@@ -190,26 +189,27 @@ impl Sender {
     }
 }
 
-struct Reader {
-    stream: SplitStream<WebSocketStream<Io>>,
+struct Reader<T> {
+    stream: SplitStream<WebSocketStream<T>>,
     channels: HashMap<u8, mpsc::Sender<Incoming>>,
     settings: Settings,
     activity: Arc<Activity>,
 }
 
-impl Reader {
-    /// Reads until the session is over.
-    async fn run(mut self, idle_timeout: Duration, gone: impl Future<Output = ()>) {
+impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
+    /// Reads until the session is over, and tells why it is.
+    async fn run(mut self, idle_timeout: Duration, gone: impl Future<Output = ()>) -> CloseCode {
         let activity = Arc::clone(&self.activity);
         tokio::select! {
-            () = self.read_all(gone) => {}
+            end = self.read_all(gone) => end,
             () = activity.idle(idle_timeout) => {
                 tracing::debug!("a WebSocket was idle for too long");
+                CloseCode::Normal
             }
         }
     }
 
-    async fn read_all(&mut self, gone: impl Future<Output = ()>) {
+    async fn read_all(&mut self, gone: impl Future<Output = ()>) -> CloseCode {
         let mut gone = std::pin::pin!(gone);
         loop {
             let message = self.stream.next().await;
@@ -218,19 +218,20 @@ impl Reader {
                 Some(Ok(Message::Binary(data))) if !self.settings.is_base64 => data,
                 Some(Ok(Message::Text(text))) if self.settings.is_base64 => text.into(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                Some(Ok(_)) | None => return,
+                Some(Ok(Message::Binary(_) | Message::Text(_))) => return CloseCode::Unsupported,
+                Some(Ok(_)) | None => return CloseCode::Normal,
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a WebSocket broke");
-                    return;
+                    return verdict(&error).unwrap_or(CloseCode::Normal);
                 }
             };
             tokio::select! {
                 biased;
                 understood = self.deliver(data) => if !understood {
                     tracing::debug!("a client's message is of no channel");
-                    return;
+                    return CloseCode::Protocol;
                 },
-                () = &mut gone => return,
+                () = &mut gone => return CloseCode::Normal,
             }
         }
     }
@@ -260,8 +261,8 @@ impl Reader {
     }
 }
 
-async fn write_all(
-    mut sink: SplitSink<WebSocketStream<Io>, Message>,
+async fn write_all<T: AsyncRead + AsyncWrite + Unpin>(
+    mut sink: SplitSink<WebSocketStream<T>, Message>,
     mut messages: mpsc::Receiver<Message>,
     activity: Arc<Activity>,
 ) {

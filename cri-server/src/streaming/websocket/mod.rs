@@ -5,30 +5,49 @@
 mod channels;
 mod tunnel;
 
-use std::{io, time::Duration};
-
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::protocol::{Role, WebSocketConfig},
+    tungstenite::{
+        Error,
+        error::{CapacityError, ProtocolError},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 
 pub(super) use self::{
     channels::{Receiver, Sender, Session, Settings},
     tunnel::Tunnel,
 };
-use super::{io::Io, server::Client};
 
 /// The longest message that is taken, bytes. Clients send 32 KiB.
 const MAX_MESSAGE: usize = 1 << 20;
 /// What is kept for a client that does not read, bytes.
 const MAX_UNWRITTEN: usize = 4 << 20;
 
-/// The framing of a connection that is past its handshake.
-async fn frames(client: Client) -> WebSocketStream<Io> {
+/// The framing of a connection that is past its handshake. `unread`: what came behind it.
+async fn frames<T: AsyncRead + AsyncWrite + Unpin>(io: T, unread: &[u8]) -> WebSocketStream<T> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
         .max_write_buffer_size(MAX_UNWRITTEN);
-    let (io, unread) = (client.io, client.unread.to_vec());
-    WebSocketStream::from_partially_read(io, unread, Role::Server, Some(config)).await
+    WebSocketStream::from_partially_read(io, unread.to_vec(), Role::Server, Some(config)).await
+}
+
+/// What a client is told of the violation that ends its session (RFC 6455, section 7.4.1). `None`: there is nobody to tell.
+fn verdict(error: &Error) -> Option<CloseCode> {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseCode::Size),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(CloseCode::Protocol),
+        Error::Utf8(_) => Some(CloseCode::Invalid),
+        _ => None,
+    }
+}
+
+fn farewell(code: CloseCode) -> CloseFrame {
+    CloseFrame {
+        code,
+        reason: "".into(),
+    }
 }

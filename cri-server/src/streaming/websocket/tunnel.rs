@@ -11,27 +11,31 @@ use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Error, Message},
+    tungstenite::{Error, Message, protocol::frame::coding::CloseCode},
 };
 
-use super::{Client, Io, frames};
+use super::{farewell, frames, verdict};
 
 #[derive(Debug)]
-pub(in crate::streaming) struct Tunnel {
-    socket: WebSocketStream<Io>,
+pub(in crate::streaming) struct Tunnel<T> {
+    socket: WebSocketStream<T>,
     unread: Bytes,
+    /// What the client has done that one may not.
+    violation: Option<CloseCode>,
 }
 
-impl Tunnel {
-    pub(in crate::streaming) async fn open(client: Client) -> Self {
+impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel<T> {
+    /// Through `io`, which is past its handshake. `unread`: what came behind that.
+    pub(in crate::streaming) async fn open(io: T, unread: &[u8]) -> Self {
         Self {
-            socket: frames(client).await,
+            socket: frames(io, unread).await,
             unread: Bytes::new(),
+            violation: None,
         }
     }
 }
 
-impl AsyncRead for Tunnel {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -41,8 +45,15 @@ impl AsyncRead for Tunnel {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(data))) => self.unread = data,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Text(_))) => {
+                    self.violation = Some(CloseCode::Unsupported);
+                    return Poll::Ready(Ok(()));
+                }
                 Some(Ok(_)) | None => return Poll::Ready(Ok(())),
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                Some(Err(error)) => {
+                    self.violation = verdict(&error);
+                    return Poll::Ready(Err(broken(error)));
+                }
             }
         }
         let length = self.unread.len().min(buffer.remaining());
@@ -52,7 +63,7 @@ impl AsyncRead for Tunnel {
     }
 }
 
-impl AsyncWrite for Tunnel {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -70,6 +81,12 @@ impl AsyncWrite for Tunnel {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(code) = self.violation {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(broken)?;
+            self.violation = None;
+            let frame = Message::Close(Some(farewell(code)));
+            let _ = Pin::new(&mut self.socket).start_send(frame);
+        }
         Pin::new(&mut self.socket).poll_close(cx).map_err(broken)
     }
 }
