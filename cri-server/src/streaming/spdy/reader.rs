@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{self, AsyncRead, AsyncReadExt},
-    sync::mpsc::UnboundedSender,
+    sync::mpsc,
 };
 
 use super::{
@@ -29,7 +29,7 @@ pub(super) struct Reader {
     buffer: BytesMut,
     decoder: Decoder,
     inflater: Inflater,
-    incoming: UnboundedSender<NewStream>,
+    incoming: mpsc::Sender<NewStream>,
     /// The peer will open no more streams.
     is_leaving: bool,
 }
@@ -52,7 +52,7 @@ impl Reader {
     pub(super) fn new(
         shared: Arc<Shared>,
         buffer: BytesMut,
-        incoming: UnboundedSender<NewStream>,
+        incoming: mpsc::Sender<NewStream>,
     ) -> Self {
         Self {
             shared,
@@ -199,7 +199,8 @@ impl Reader {
             shared: Arc::clone(&self.shared),
             is_refused: true,
         };
-        let _ = self.incoming.send(NewStream {
+        // Streams that were reset wait there, too: without a place it is refused.
+        let _ = self.incoming.try_send(NewStream {
             id: stream,
             headers,
             half: Some((receiver, sender)),

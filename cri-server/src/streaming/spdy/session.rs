@@ -62,7 +62,7 @@ pub(in crate::streaming) struct Session {
 
 /// The streams that the client opens.
 #[derive(Debug)]
-pub(in crate::streaming) struct Incoming(mpsc::UnboundedReceiver<NewStream>);
+pub(in crate::streaming) struct Incoming(mpsc::Receiver<NewStream>);
 
 impl Incoming {
     /// `None` once the session is over.
@@ -140,7 +140,7 @@ impl Session {
             flooded: Notify::new(),
             activity: Activity::new(),
         });
-        let (incoming, streams) = mpsc::unbounded_channel();
+        let (incoming, streams) = mpsc::channel(settings.max_streams);
         let (read, write) = tokio::io::split(io);
         let reader = Reader::new(Arc::clone(&shared), BytesMut::from(unread), incoming);
         let writer = write_all(write, control_queue, data_queue, Arc::clone(&shared));
@@ -225,9 +225,10 @@ impl Shared {
         }
     }
 
+    /// Without a place for it, it is not told: so many are only unread by those who keep no windows.
     fn tell_window(&self, stream: u32, delta: usize) {
         let delta = u32::try_from(delta).unwrap_or(u32::MAX >> 1);
-        self.control(Out::WindowUpdate { stream, delta });
+        let _ = self.control.try_send(Out::WindowUpdate { stream, delta });
     }
 
     /// Ends a stream in both directions.

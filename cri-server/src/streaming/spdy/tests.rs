@@ -278,6 +278,47 @@ async fn too_many_streams_are_refused_and_so_are_unwanted_ones() {
 }
 
 #[tokio::test]
+async fn streams_that_are_opened_and_reset_do_not_pile_up() {
+    let (mut client, _session, mut incoming) = session();
+    for id in (1..200).step_by(2) {
+        client.open(id, &[], 0).await;
+        client.words(3, &[id, 5]).await;
+    }
+    client.words(6, &[7]).await;
+    while client.next().await.unwrap() != (Frame::Ping { id: 7 }) {}
+    drop(client);
+    let mut kept = 0;
+    while incoming.next().await.is_some() {
+        kept += 1;
+    }
+    assert_eq!(kept, SETTINGS.max_streams);
+}
+
+/// Data is taken as long as it comes, whatever the client reads of what it may send.
+#[tokio::test]
+async fn news_of_windows_that_nobody_reads_are_no_flood() {
+    let (mut client, _session, mut incoming) = session();
+    client.open(1, &[], 0).await;
+    let (mut receiver, sender) = incoming.next().await.unwrap().accept().unwrap();
+    // What is on its way to the client from now on, it does not read.
+    tokio::spawn(async move { sender.send(vec![0; 1 << 20].into()).await });
+    let total = 160 << 20;
+    tokio::spawn(async move {
+        let piece = vec![0; 1 << 20];
+        for _ in 0..total / piece.len() {
+            client.data(1, &piece, 0).await;
+        }
+        client.data(1, b"", 1).await;
+        client
+    });
+    let mut received = 0;
+    while let Some(data) = receiver.receive().await.unwrap() {
+        received += data.len();
+    }
+    assert_eq!(received, total);
+}
+
+#[tokio::test]
 async fn violations_end_the_session() {
     type Say = fn(&mut Client) -> Vec<u8>;
     let cases: &[(&str, Say)] = &[
