@@ -1,6 +1,6 @@
 //! The HTTP server that those come to who have a URL.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
@@ -10,7 +10,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -29,10 +30,12 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long a client may take for its request.
+/// How long a client may take for its request, and for what is around it.
 const HEADERS: Duration = Duration::from_secs(10);
 /// Of a request, all headers together, bytes.
 const MAX_HEADERS: usize = 16 << 10;
+/// Clients at once whose request has not come.
+const MAX_STRANGERS: usize = 512;
 
 /// The bound socket.
 #[derive(Debug)]
@@ -88,30 +91,45 @@ pub(super) struct Client {
 /// Serves for ever. Sessions end with the daemon, as if their clients had gone.
 pub(crate) async fn serve(cx: Arc<Context>, listener: Listener) {
     let sessions = Arc::new(Semaphore::new(cx.config.streaming.max_sessions));
+    let mut strangers = Strangers::default();
     loop {
         match listener.socket.accept().await {
-            Ok((socket, _)) => match Arc::clone(&sessions).try_acquire_owned() {
-                Ok(permit) => {
-                    let cx = Arc::clone(&cx);
-                    let acceptor = listener.certificate.as_ref().map(Certificate::acceptor);
-                    tokio::spawn(async move {
-                        if let Some(io) = open(socket, acceptor).await {
-                            connection(cx, io).await;
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(_) => tracing::warn!(
-                    limit = cx.config.streaming.max_sessions,
-                    "a streaming client was turned away: there are too many (streaming.max_sessions)"
-                ),
-            },
+            Ok((socket, _)) => {
+                let acceptor = listener.certificate.as_ref().map(Certificate::acceptor);
+                let (cx, sessions) = (Arc::clone(&cx), Arc::clone(&sessions));
+                let meeting = tokio::spawn(async move {
+                    if let Some(io) = open(socket, acceptor).await {
+                        connection(cx, io, sessions).await;
+                    }
+                });
+                strangers.add(meeting.abort_handle());
+            }
             Err(error) => {
                 // Out of descriptors, for one: the next client may have more luck.
                 tracing::warn!(%error, "a streaming client could not be accepted");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+    }
+}
+
+/// The tasks of those who have not shown a URL yet. When there are too many the one who is there longest goes: a request
+/// takes milliseconds, unless its client means to take up the place.
+#[derive(Debug, Default)]
+struct Strangers(VecDeque<AbortHandle>);
+
+impl Strangers {
+    fn add(&mut self, task: AbortHandle) {
+        if self.0.len() >= MAX_STRANGERS {
+            self.0.retain(|task| !task.is_finished());
+        }
+        if self.0.len() >= MAX_STRANGERS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            tracing::debug!("a streaming client without a request makes room for another");
+            oldest.abort();
+        }
+        self.0.push_back(task);
     }
 }
 
@@ -130,12 +148,12 @@ async fn open(socket: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
     }
 }
 
-/// One request, and the session that comes of it.
-async fn connection(cx: Arc<Context>, io: Io) {
-    let (session, mut begun) = tokio::sync::mpsc::channel(1);
+/// One request, and the session that comes of it, in a task of its own.
+async fn connection(cx: Arc<Context>, io: Io, sessions: Arc<Semaphore>) {
+    let (session, mut begun) = mpsc::channel(1);
     let service = service_fn(|request| {
-        let (cx, session) = (&cx, session.clone());
-        async move { Ok::<_, Infallible>(answer(cx, request, &session)) }
+        let (cx, sessions, session) = (&cx, &sessions, &session);
+        async move { Ok::<_, Infallible>(answer(cx, request, sessions, session)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -148,7 +166,7 @@ async fn connection(cx: Arc<Context>, io: Io) {
         tracing::debug!(%error, "a streaming client's connection broke");
     }
     if let Ok(session) = begun.try_recv() {
-        run(&cx, session).await;
+        tokio::spawn(async move { run(&cx, session).await });
     }
 }
 
@@ -157,13 +175,15 @@ struct Session {
     request: Request,
     agreed: Agreed,
     upgrade: upgrade::OnUpgrade,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The answer to a request; with a good one, the session is sent along.
 fn answer(
     cx: &Context,
     mut http: HttpRequest<Incoming>,
-    session: &tokio::sync::mpsc::Sender<Session>,
+    sessions: &Arc<Semaphore>,
+    session: &mpsc::Sender<Session>,
 ) -> Answer {
     if ![Method::GET, Method::POST].contains(http.method()) {
         return plain(
@@ -171,6 +191,16 @@ fn answer(
             "only GET and POST are answered",
         );
     }
+    // Before the URL is used up.
+    let Ok(permit) = Arc::clone(sessions).try_acquire_owned() else {
+        let limit = cx.config.streaming.max_sessions;
+        tracing::warn!(
+            limit,
+            "a streaming client was turned away: there are too many (streaming.max_sessions)"
+        );
+        let text = format!("there are {limit} sessions, as many as streaming.max_sessions allows");
+        return plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    };
     let Some(request) = cx.tokens.take(http.uri().path()) else {
         let text = "this URL is not good, or no longer: it is for one session, within a minute";
         return plain(StatusCode::NOT_FOUND, text);
@@ -187,6 +217,7 @@ fn answer(
                 request,
                 agreed,
                 upgrade,
+                _permit: permit,
             });
             answer
         }
