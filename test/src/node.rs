@@ -4,9 +4,11 @@
 
 use std::{
     fs::{self, File},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -16,6 +18,7 @@ use corten_proto::cri::{
 };
 use hyper_util::rt::TokioIo;
 use nix::{
+    sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -242,6 +245,18 @@ impl Node {
         command
     }
 
+    /// A connection to `address` from inside of the node.
+    pub fn connect(&self, address: &str) -> Result<TcpStream> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.holder_pid))?;
+        let connect = || -> Result<_> {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).context("enter the node's network")?;
+            TcpStream::connect(address).with_context(|| format!("connect to {address}"))
+        };
+        // The namespace is the thread's alone.
+        thread::scope(|scope| scope.spawn(connect).join())
+            .map_err(|_panic| anyhow!("connecting panicked"))?
+    }
+
     /// Runs a shell script inside of the node and returns its standard output.
     pub fn shell(&self, script: &str) -> Result<String> {
         let output = self
@@ -297,7 +312,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.print_log();
         }
         if let Some(holder) = &mut self.holder {

@@ -301,22 +301,6 @@ async fn a_url_is_good_for_one_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn urls_that_nobody_uses_are_bounded() {
-    let mut site = site("10").await;
-    let request = streams::exec_request(&site.container, "true");
-    let mut given = 0;
-    let refused = loop {
-        match site.runtime.exec(request.clone()).await {
-            Ok(_) => given += 1,
-            Err(status) => break status,
-        }
-        assert!(given < 10_000);
-    };
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    assert_eq!(given, 1000);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_by_field() {
     let mut site = site("10").await;
     type Change = fn(&mut cri::ExecRequest);
