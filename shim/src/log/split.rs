@@ -3,6 +3,8 @@
 //! A line ends with a newline and is full (F). One that is longer than the limit is cut into parts (P) of that many bytes and
 //! a full rest, which is never empty. Text without newline at the end of the stream is a part. Carriage returns are text.
 
+use std::io::BufRead;
+
 /// The lines of one stream.
 #[derive(Debug)]
 pub(crate) struct Splitter {
@@ -29,7 +31,9 @@ impl Splitter {
 
     /// Gives the pieces that `bytes` completes to `out`.
     pub(crate) fn push(&mut self, bytes: &[u8], mut out: impl FnMut(Piece<'_>)) {
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let line = take_line(&mut rest);
             match line.strip_suffix(b"\n") {
                 Some(line) if self.rest.is_empty() => self.end(line, &mut out),
                 Some(line) => {
@@ -71,6 +75,14 @@ impl Splitter {
     fn parts_of(&self, text: &[u8]) -> usize {
         text.len().saturating_sub(1) / self.limit * self.limit
     }
+}
+
+/// Up to the first newline, or all. By memchr(3), a multiple faster than a loop over bytes, and which the standard library has
+/// for readers alone; to read from memory does not fail.
+fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let all = *rest;
+    let length = rest.skip_until(b'\n').unwrap_or_default();
+    &all[..length]
 }
 
 fn part(text: &[u8]) -> Piece<'_> {
