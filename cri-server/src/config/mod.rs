@@ -1,5 +1,6 @@
 //! The daemon's configuration: defaults, then the file, then flags.
 
+mod container;
 mod flags;
 mod handlers;
 mod streaming;
@@ -7,9 +8,9 @@ mod streaming;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+pub(crate) use container::{Container, DeclaredVolumes};
 use corten_image::{PolicyRule, Requirement};
 pub(crate) use flags::Flags;
 pub(crate) use handlers::{Handler, Handlers};
@@ -22,8 +23,6 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/corten/config.toml";
 
 /// A file of more bytes is not a configuration.
 const MAX_FILE: u64 = 1 << 20;
-/// Seconds.
-const DAY: u64 = 24 * 60 * 60;
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -122,39 +121,6 @@ impl Image {
         }
         Ok(())
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Container {
-    pub(crate) pids_limit: u32,
-    /// Bytes.
-    pub(crate) log_line_max: u32,
-    pub(crate) nofile_soft: u64,
-    pub(crate) nofile_hard: u64,
-    pub(crate) declared_volumes: DeclaredVolumes,
-    pub(crate) absent_mount_sources_to_reject: Vec<PathBuf>,
-    /// Label containers where the host has SELinux.
-    pub(crate) selinux: bool,
-    /// Seconds.
-    exec_drain_timeout: u64,
-}
-
-impl Container {
-    /// How long is waited for the end of a command's output once it has ended itself: another may hold it open.
-    pub(crate) fn exec_drain_timeout(&self) -> Duration {
-        Duration::from_secs(self.exec_drain_timeout)
-    }
-}
-
-/// What becomes of the volumes that an image declares.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DeclaredVolumes {
-    /// A directory each, with a copy of what the image has there.
-    Copy,
-    /// Nothing: they are directories of the container's root.
-    Ignore,
 }
 
 /// Who makes cgroups.
@@ -294,28 +260,7 @@ impl Config {
         self.image.check()?;
         self.streaming.check()?;
         self.handlers.check()?;
-        if !(256..=1 << 20).contains(&self.container.log_line_max) {
-            return Err(invalid(
-                "container.log_line_max",
-                self.container.log_line_max,
-                "want 256 to 1048576 bytes",
-            ));
-        }
-        if self.container.exec_drain_timeout > DAY {
-            let value = self.container.exec_drain_timeout;
-            return Err(invalid(
-                "container.exec_drain_timeout",
-                value,
-                "want 0 to 86400 s",
-            ));
-        }
-        if self.container.nofile_soft > self.container.nofile_hard {
-            return Err(invalid(
-                "container.nofile_soft",
-                self.container.nofile_soft,
-                "must not exceed nofile_hard",
-            ));
-        }
+        self.container.check()?;
         Ok(())
     }
 
@@ -406,21 +351,6 @@ impl Default for Image {
             keep_blobs: false,
             pinned: Vec::new(),
             policy: Vec::new(),
-        }
-    }
-}
-
-impl Default for Container {
-    fn default() -> Self {
-        Self {
-            pids_limit: 0,
-            log_line_max: 16384,
-            nofile_soft: 1024,
-            nofile_hard: 524_288,
-            declared_volumes: DeclaredVolumes::Copy,
-            absent_mount_sources_to_reject: Vec::new(),
-            selinux: true,
-            exec_drain_timeout: 2,
         }
     }
 }

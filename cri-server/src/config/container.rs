@@ -1,0 +1,84 @@
+//! The section `[container]`: what the operator says of every container.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, invalid};
+
+/// Seconds.
+const DAY: u64 = 24 * 60 * 60;
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Container {
+    pub(crate) pids_limit: u32,
+    /// Bytes.
+    pub(crate) log_line_max: u32,
+    pub(crate) nofile_soft: u64,
+    pub(crate) nofile_hard: u64,
+    pub(crate) declared_volumes: DeclaredVolumes,
+    pub(crate) absent_mount_sources_to_reject: Vec<PathBuf>,
+    /// Label containers where the host has SELinux.
+    pub(crate) selinux: bool,
+    /// Seconds.
+    pub(super) exec_drain_timeout: u64,
+}
+
+impl Container {
+    /// How long is waited for the end of a command's output once it has ended itself: another may hold it open.
+    pub(crate) fn exec_drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.exec_drain_timeout)
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if !(256..=1 << 20).contains(&self.log_line_max) {
+            return Err(invalid(
+                "container.log_line_max",
+                self.log_line_max,
+                "want 256 to 1048576 bytes",
+            ));
+        }
+        if self.exec_drain_timeout > DAY {
+            let value = self.exec_drain_timeout;
+            return Err(invalid(
+                "container.exec_drain_timeout",
+                value,
+                "want 0 to 86400 s",
+            ));
+        }
+        if self.nofile_soft > self.nofile_hard {
+            return Err(invalid(
+                "container.nofile_soft",
+                self.nofile_soft,
+                "must not exceed nofile_hard",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the volumes that an image declares.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeclaredVolumes {
+    /// A directory each, with a copy of what the image has there.
+    Copy,
+    /// Nothing: they are directories of the container's root.
+    Ignore,
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            pids_limit: 0,
+            log_line_max: 16384,
+            nofile_soft: 1024,
+            nofile_hard: 524_288,
+            declared_volumes: DeclaredVolumes::Copy,
+            absent_mount_sources_to_reject: Vec::new(),
+            selinux: true,
+            exec_drain_timeout: 2,
+        }
+    }
+}
