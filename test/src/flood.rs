@@ -33,7 +33,7 @@ pub async fn load(node: &Node) -> Result<()> {
 }
 
 /// What one pass prints.
-fn numbers() -> Vec<u8> {
+pub fn numbers() -> Vec<u8> {
     let line = |number: usize| {
         let length = match number % 1000 {
             100 => MAX_LINE,

@@ -387,6 +387,10 @@ async fn a_bad_config_is_refused_with_its_line() {
             "[image]\nmax_concurrent_downloads = 0\n",
             &["max_concurrent_downloads"],
         ),
+        (
+            "[container]\nlog_line_max = 4096\nlog_rate_burst = 4095\n",
+            &["container.log_rate_burst", "log_line_max"],
+        ),
         ("root = \n", &["line 1"]),
     ] {
         fs::write(&file, text).unwrap();

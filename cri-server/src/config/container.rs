@@ -15,6 +15,10 @@ pub(crate) struct Container {
     pub(crate) pids_limit: u32,
     /// Bytes.
     pub(crate) log_line_max: u32,
+    /// Bytes per second; 0 is none.
+    pub(crate) log_rate_limit: u32,
+    /// Bytes.
+    pub(crate) log_rate_burst: u32,
     pub(crate) nofile_soft: u64,
     pub(crate) nofile_hard: u64,
     pub(crate) declared_volumes: DeclaredVolumes,
@@ -37,6 +41,13 @@ impl Container {
                 "container.log_line_max",
                 self.log_line_max,
                 "want 256 to 1048576 bytes",
+            ));
+        }
+        if self.log_rate_burst < self.log_line_max {
+            return Err(invalid(
+                "container.log_rate_burst",
+                self.log_rate_burst,
+                "must not be less than log_line_max",
             ));
         }
         if self.exec_drain_timeout > DAY {
@@ -73,6 +84,8 @@ impl Default for Container {
         Self {
             pids_limit: 0,
             log_line_max: 16384,
+            log_rate_limit: 0,
+            log_rate_burst: 1 << 20,
             nofile_soft: 1024,
             nofile_hard: 524_288,
             declared_volumes: DeclaredVolumes::Copy,

@@ -94,6 +94,12 @@ struct LimitFlags {
     /// Longest line of a container's log, bytes
     #[arg(long, value_name = "BYTES")]
     log_line_max: Option<u32>,
+    /// Bytes per second that a container's log may grow by; 0 is no limit
+    #[arg(long, value_name = "BYTES")]
+    log_rate_limit: Option<u32>,
+    /// Bytes that may come into it at once
+    #[arg(long, value_name = "BYTES")]
+    log_rate_burst: Option<u32>,
     /// RLIMIT_NOFILE of containers
     #[arg(long, value_name = "N")]
     nofile_soft: Option<u64>,
@@ -171,6 +177,8 @@ impl LimitFlags {
         }
         set(&mut config.container.pids_limit, &self.pids_limit);
         set(&mut config.container.log_line_max, &self.log_line_max);
+        set(&mut config.container.log_rate_limit, &self.log_rate_limit);
+        set(&mut config.container.log_rate_burst, &self.log_rate_burst);
         set(&mut config.container.nofile_soft, &self.nofile_soft);
         set(&mut config.container.nofile_hard, &self.nofile_hard);
         set(

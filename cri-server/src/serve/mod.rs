@@ -11,6 +11,7 @@ use corten_image::ImageService;
 use corten_proto::{
     admin::admin_server::AdminServer,
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+    shim::LogLimit,
 };
 use corten_sys::cgroup::{Cgroup, Hierarchies};
 use sd_notify::NotifyState;
@@ -205,6 +206,10 @@ fn defaults(config: &Config) -> spec::Defaults {
         nofile: (container.nofile_hard != 0)
             .then_some((container.nofile_soft, container.nofile_hard)),
         max_log_line: container.log_line_max,
+        log_limit: (container.log_rate_limit != 0).then_some(LogLimit {
+            rate: container.log_rate_limit,
+            burst: container.log_rate_burst,
+        }),
     }
 }
 

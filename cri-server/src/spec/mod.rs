@@ -146,6 +146,8 @@ pub(crate) struct Defaults {
     pub nofile: Option<(u64, u64)>,
     /// Longest message in one log line, bytes.
     pub max_log_line: u32,
+    /// Of a container's log.
+    pub log_limit: Option<shim::LogLimit>,
 }
 
 impl Default for Defaults {
@@ -156,6 +158,7 @@ impl Default for Defaults {
             pids_limit: 0,
             nofile: Some((1024, 524_288)),
             max_log_line: 16 * 1024,
+            log_limit: None,
         }
     }
 }
@@ -259,6 +262,7 @@ pub(crate) fn plan(
         log: Some(shim::Log {
             path: log_path::log_path(pod.config, container.config)?.unwrap_or_default(),
             max_line: defaults.max_log_line,
+            limit: defaults.log_limit,
         }),
         masked_paths,
         readonly_paths,

@@ -1,19 +1,24 @@
 //! The container's log: what it prints, as the CRI's log format has it.
 
 mod file;
+mod limit;
+mod lines;
 mod split;
 mod time;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use corten_proto::shim::{self, FailureKind};
 
 use self::{
     file::LogFile,
-    split::{Piece, Splitter},
+    limit::{Bucket, Gap},
+    lines::Lines,
+    split::Splitter,
     time::timestamp,
 };
 use crate::{
@@ -35,9 +40,17 @@ pub(crate) enum Stream {
 pub(crate) struct Log {
     /// `None`: output is dropped.
     file: Option<(PathBuf, LogFile)>,
-    stdout: Splitter,
-    stderr: Splitter,
+    stdout: PerStream,
+    stderr: PerStream,
+    limit: Option<Bucket>,
     dropped: usize,
+}
+
+#[derive(Debug)]
+struct PerStream {
+    name: &'static str,
+    splitter: Splitter,
+    gap: Gap,
 }
 
 impl Log {
@@ -55,15 +68,22 @@ impl Log {
                 Some((PathBuf::from(path), file))
             }
         };
-        let limit = match plan.max_line {
+        let max_line = match plan.max_line {
             0 => MAX_LINE,
-            limit => limit,
+            length => length,
         };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let max_line = usize::try_from(max_line).unwrap_or(usize::MAX);
+        let per_stream = |name| PerStream {
+            name,
+            splitter: Splitter::new(max_line),
+            gap: Gap::default(),
+        };
+        let bucket = |limit| Bucket::new(limit, Lines::longest(max_line), Instant::now());
         Ok(Self {
             file,
-            stdout: Splitter::new(limit),
-            stderr: Splitter::new(limit),
+            stdout: per_stream("stdout"),
+            stderr: per_stream("stderr"),
+            limit: plan.limit.map(bucket),
             dropped: 0,
         })
     }
@@ -79,34 +99,42 @@ impl Log {
 
     /// Writes the lines that `bytes` completes, in one call.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        self.write_pieces(stream, bytes.len(), |splitter, out| {
-            splitter.push(bytes, out)
+        self.write_lines(stream, bytes.len(), |splitter, lines| {
+            splitter.push(bytes, |piece| lines.add(&piece));
         });
     }
 
     /// The stream has ended: what is left of it is a part of a line.
     pub(crate) fn finish(&mut self, stream: Stream) {
-        self.write_pieces(stream, 0, |splitter, out| splitter.finish(out));
+        self.write_lines(stream, 0, |splitter, lines| {
+            splitter.finish(|piece| lines.add(&piece));
+            lines.mark_gap();
+        });
     }
 
-    fn write_pieces(
+    fn write_lines(
         &mut self,
         stream: Stream,
         length: usize,
-        split: impl FnOnce(&mut Splitter, &mut dyn FnMut(Piece<'_>)),
+        split: impl FnOnce(&mut Splitter, &mut Lines<'_>),
     ) {
         let Some((_, file)) = &mut self.file else {
             return;
         };
-        let (splitter, name) = match stream {
-            Stream::Stdout => (&mut self.stdout, "stdout"),
-            Stream::Stderr => (&mut self.stderr, "stderr"),
+        let of_stream = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
         };
-        let begin = format!("{} {name} ", timestamp());
-        // Enough for short lines: what is not needed is never touched, and growing would leave holes behind.
-        let mut lines = Vec::with_capacity(4 * length);
-        split(splitter, &mut |piece| add(&mut lines, &begin, &piece));
-        if let Err((lost, error)) = file.write(&lines) {
+        if let Some(bucket) = &mut self.limit {
+            bucket.fill(Instant::now());
+        }
+        let limited = self
+            .limit
+            .as_mut()
+            .map(|bucket| (bucket, &mut of_stream.gap));
+        let mut lines = Lines::new(&timestamp(), of_stream.name, length, limited);
+        split(&mut of_stream.splitter, &mut lines);
+        if let Err((lost, error)) = file.write(&lines.bytes) {
             // The first is told, and at the end how many: a full disk must not fill the shim's own log, too.
             if self.dropped == 0 {
                 note(format_args!("the log cannot be written: {error}"));
@@ -136,11 +164,4 @@ fn open_with_parents(path: &Path) -> io::Result<LogFile> {
         }
         (result, _) => result,
     }
-}
-
-fn add(lines: &mut Vec<u8>, begin: &str, piece: &Piece<'_>) {
-    lines.extend_from_slice(begin.as_bytes());
-    lines.extend_from_slice(if piece.full { b"F " } else { b"P " });
-    lines.extend_from_slice(piece.text);
-    lines.push(b'\n');
 }

@@ -140,6 +140,7 @@ impl Site {
             log: Some(Log {
                 path: self.path("logs/0.log"),
                 max_line: MAX_LINE,
+                limit: None,
             }),
             state_dir: self.path(""),
             ..Plan::default()
