@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{self, AsyncWrite, AsyncWriteExt, BufWriter},
+    io::{self, AsyncWrite, AsyncWriteExt},
     sync::mpsc::{Receiver, error::TryRecvError},
 };
 
@@ -14,8 +14,10 @@ use super::{
     session::{INITIAL_WINDOW, Out, SESSION_WINDOW, STREAM_WINDOW, Shared},
 };
 
-/// Small frames are written together, bytes.
+/// Small frames are written together, up to so many bytes.
 const BUFFER: usize = 16 << 10;
+/// Data of this length is not copied to them, but written as it is, bytes.
+const LONG: usize = 4 << 10;
 
 /// Writes until the farewell, or until nobody is there to read.
 pub(super) async fn write_all(
@@ -25,11 +27,13 @@ pub(super) async fn write_all(
     shared: Arc<Shared>,
 ) {
     let mut writer = Writer {
-        io: BufWriter::with_capacity(BUFFER, io),
+        io,
+        unwritten: BytesMut::new(),
         has_replied: false,
         shared: Arc::clone(&shared),
     };
-    let mut result = writer.greet().await;
+    writer.greet();
+    let mut result = Ok(());
     while result.is_ok() {
         // Answers first: SYN_REPLY has to come before the stream's data.
         let next = match control.try_recv() {
@@ -38,7 +42,7 @@ pub(super) async fn write_all(
         };
         let next = match next {
             Ok(out) => Some(out),
-            Err(_) => match writer.io.flush().await {
+            Err(_) => match writer.flush().await {
                 Err(_) => break,
                 Ok(()) => tokio::select! {
                     biased;
@@ -51,6 +55,7 @@ pub(super) async fn write_all(
             None => break,
             Some(out @ Out::GoAway { .. }) => {
                 let _ = writer.write(out).await;
+                let _ = writer.flush().await;
                 let _ = writer.io.shutdown().await;
                 break;
             }
@@ -61,49 +66,64 @@ pub(super) async fn write_all(
 }
 
 struct Writer<T> {
-    io: BufWriter<T>,
+    io: T,
+    /// It has a buffer only as long as there is something in it.
+    unwritten: BytesMut,
     has_replied: bool,
     shared: Arc<Shared>,
 }
 
 impl<T: AsyncWrite + Unpin> Writer<T> {
     /// How much we take.
-    async fn greet(&mut self) -> io::Result<()> {
-        let mut out = BytesMut::new();
-        frame::put_initial_window(&mut out, STREAM_WINDOW);
-        frame::put_window_update(&mut out, 0, SESSION_WINDOW - INITIAL_WINDOW);
-        self.io.write_all(&out).await
+    fn greet(&mut self) {
+        let out = &mut self.unwritten;
+        frame::put_initial_window(out, STREAM_WINDOW);
+        frame::put_window_update(out, 0, SESSION_WINDOW - INITIAL_WINDOW);
     }
 
     async fn write(&mut self, frame: Out) -> io::Result<()> {
-        let mut out = BytesMut::with_capacity(32);
-        let mut body = None;
+        self.shared.activity.touch();
+        let out = &mut self.unwritten;
         match frame {
             Out::SynReply { stream } => {
                 let block = empty_block(!self.has_replied);
                 self.has_replied = true;
-                frame::put_syn_reply(&mut out, stream, block);
+                frame::put_syn_reply(out, stream, block);
             }
-            Out::Rst { stream, why } => frame::put_rst_stream(&mut out, stream, why),
-            Out::Pong { id } => frame::put_ping(&mut out, id),
+            Out::Rst { stream, why } => frame::put_rst_stream(out, stream, why),
+            Out::Pong { id } => frame::put_ping(out, id),
             Out::WindowUpdate { stream, delta } => {
-                frame::put_window_update(&mut out, stream, delta);
+                frame::put_window_update(out, stream, delta);
             }
             Out::Data { stream, data } => {
-                frame::put_data_head(&mut out, stream, false, data.len());
-                body = Some(data);
+                frame::put_data_head(out, stream, false, data.len());
+                match data.len() < LONG {
+                    true => out.extend_from_slice(&data),
+                    false => return self.write_with(data).await,
+                }
             }
-            Out::Fin { stream } => frame::put_data_head(&mut out, stream, true, 0),
+            Out::Fin { stream } => frame::put_data_head(out, stream, true, 0),
             Out::GoAway { failed } => {
                 let last_stream = self.shared.lock().last_stream;
-                frame::put_go_away(&mut out, last_stream, failed);
+                frame::put_go_away(out, last_stream, failed);
             }
         }
-        self.shared.activity.touch();
-        self.io.write_all(&out).await?;
-        match body {
-            Some(data) => self.io.write_all(&data).await,
-            None => Ok(()),
+        match self.unwritten.len() < BUFFER {
+            true => Ok(()),
+            false => self.write_with(Bytes::new()).await,
         }
+    }
+
+    /// Writes what is there and `data` at once: a head alone would be a packet, and in a tunnel a message.
+    async fn write_with(&mut self, data: Bytes) -> io::Result<()> {
+        let unwritten = self.unwritten.split();
+        let mut all = (&unwritten[..]).chain(data);
+        self.io.write_all_buf(&mut all).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.io.write_all(&unwritten).await?;
+        self.io.flush().await
     }
 }

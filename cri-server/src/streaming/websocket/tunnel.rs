@@ -1,12 +1,12 @@
 //! A WebSocket as a stream of bytes, for SPDY in it: where messages begin and end means nothing.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
@@ -65,15 +65,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// All at once is one message.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let mut socket = Pin::new(&mut self.socket);
         ready!(socket.as_mut().poll_ready(cx)).map_err(broken)?;
-        let message = Message::Binary(Bytes::copy_from_slice(bytes));
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        let mut message = BytesMut::with_capacity(length);
+        for piece in pieces {
+            message.extend_from_slice(piece);
+        }
+        let message = Message::Binary(message.freeze());
         socket.start_send(message).map_err(broken)?;
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(Ok(length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
