@@ -9,19 +9,21 @@ import (
 	"strings"
 
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/util/exec"
 )
 
 // A session of Exec or Attach on our own standard streams. The exit code is the command's; 124 is any other failure.
-func execute(common client, flags *flag.FlagSet, args []string) int {
+func execute(common *client, flags *flag.FlagSet, args []string) int {
 	stdin := flags.Bool("stdin", false, "send standard input")
 	noStdout := flags.Bool("no-stdout", false, "do not ask for standard output")
 	noStderr := flags.Bool("no-stderr", false, "do not ask for standard error")
 	tty := flags.Bool("tty", false, "a terminal")
+	protocols := flags.String("protocols", "", "subprotocols to offer, best first, instead of the library's own")
 	given := flags.String("sizes", "", "sizes of the terminal, one after the other")
 	through := flags.Int64("through", 0, "bytes to send, and count when they come back, in place of the standard streams")
 	flags.Parse(args)
-	executor, err := executor(common)
+	executor, err := executor(common, *protocols)
 	if err != nil {
 		fail("%v", err)
 	}
@@ -59,11 +61,21 @@ func execute(common client, flags *flag.FlagSet, args []string) int {
 	}
 }
 
-func executor(common client) (remotecommand.Executor, error) {
-	if common.websocket {
+func executor(common *client, protocols string) (remotecommand.Executor, error) {
+	offered := strings.Split(protocols, ",")
+	switch {
+	case common.websocket && protocols == "":
 		return remotecommand.NewWebSocketExecutor(common.config, "GET", common.url.String())
+	case common.websocket:
+		return remotecommand.NewWebSocketExecutorForProtocols(common.config, "GET", common.url.String(), offered...)
+	case protocols == "":
+		return remotecommand.NewSPDYExecutor(common.config, "POST", common.url)
 	}
-	return remotecommand.NewSPDYExecutor(common.config, "POST", common.url)
+	transport, upgrader, err := spdy.RoundTripperFor(common.config)
+	if err != nil {
+		return nil, err
+	}
+	return remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, "POST", common.url, offered...)
 }
 
 // Gives each size once, then none for ever.

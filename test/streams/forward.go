@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,12 +19,13 @@ import (
 )
 
 // Connections to a server that echoes, all on one session and at once. Prints how many got back what they had sent.
-func forward(common client, flags *flag.FlagSet, args []string) int {
+func forward(common *client, flags *flag.FlagSet, args []string) int {
 	port := flags.Int("port", 0, "port in the pod")
 	connections := flags.Int("connections", 1, "how many")
 	length := flags.Int("bytes", 1<<20, "sent on each")
 	resets := flags.Int("resets", 0, "of them, broken off midway")
 	through := flags.Int64("through", 0, "bytes to send on one connection, and count when they come back")
+	broken := flags.String("broken", "", "ports of connections that fail, while one that has begun waits")
 	flags.Parse(args)
 	session, err := dial(common)
 	if err != nil {
@@ -32,6 +34,12 @@ func forward(common client, flags *flag.FlagSet, args []string) int {
 	defer session.Close()
 	if *through > 0 {
 		return measure(session, *port, *through)
+	}
+	if *broken != "" {
+		if err := besideBroken(session, *port, *length, strings.Split(*broken, ",")); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	}
 	var whole, failed atomic.Int64
 	var all sync.WaitGroup
@@ -53,7 +61,7 @@ func forward(common client, flags *flag.FlagSet, args []string) int {
 	return 0
 }
 
-func dial(common client) (httpstream.Connection, error) {
+func dial(common *client) (httpstream.Connection, error) {
 	var dialer httpstream.Dialer
 	if common.websocket {
 		tunnel, err := portforward.NewSPDYOverWebsocketDialer(common.url, common.config)
@@ -134,4 +142,55 @@ func measure(session httpstream.Connection, port int, length int64) int {
 	}
 	data.Close()
 	return measured.tell()
+}
+
+// Begins a connection, has others fail, and finishes the first.
+func besideBroken(session httpstream.Connection, port, length int, broken []string) error {
+	const first = 1 << 20
+	errors, data, err := connect(session, first, port)
+	if err != nil {
+		return err
+	}
+	defer session.RemoveStreams(errors, data)
+	sent := make([]byte, length)
+	rand.NewChaCha8([32]byte{1}).Read(sent)
+	// All that comes is read at once: the library has no window, and one stream that is not read stalls all.
+	half := length / 2
+	begun, whole := make(chan error, 1), make(chan error, 1)
+	received := make([]byte, length)
+	go func() {
+		_, err := io.ReadFull(data, received[:half])
+		begun <- err
+		if err == nil {
+			_, err = io.ReadFull(data, received[half:])
+		}
+		whole <- err
+	}()
+	if _, err := data.Write(sent[:half]); err != nil {
+		return err
+	}
+	if err := <-begun; err != nil {
+		return fmt.Errorf("the first: %w", err)
+	}
+	for number, text := range broken {
+		port, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		err = echo(session, first+1+number, port, length, false)
+		if err != nil && strings.Contains(err.Error(), "stream: ") {
+			return fmt.Errorf("port %d is not asked any more: %w", port, err)
+		}
+		if err == nil {
+			return fmt.Errorf("a connection to port %d has not failed", port)
+		}
+	}
+	if _, err := data.Write(sent[half:]); err != nil {
+		return err
+	}
+	data.Close()
+	if err := <-whole; err != nil || !bytes.Equal(received, sent) {
+		return fmt.Errorf("the first has not got back what it has sent: %w", err)
+	}
+	return nil
 }

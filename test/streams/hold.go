@@ -23,7 +23,7 @@ const (
 
 // Many sessions at once, each of a command that gives back what it gets. Standard input has their URLs, one a line, and an
 // empty line: once all stand, it prints "open". At the next line data begins to flow in all, and at the end it goes.
-func hold(common client, flags *flag.FlagSet, args []string) int {
+func hold(common *client, flags *flag.FlagSet, args []string) int {
 	flags.Parse(args)
 	lines := bufio.NewScanner(os.Stdin)
 	var open, flowing sync.WaitGroup
@@ -34,7 +34,7 @@ func hold(common client, flags *flag.FlagSet, args []string) int {
 			fail("URL %q: %v", lines.Text(), err)
 		}
 		common.url = address
-		executor, err := executor(common)
+		executor, err := executor(common, "")
 		if err != nil {
 			fail("%v", err)
 		}

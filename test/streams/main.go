@@ -1,8 +1,9 @@
 // A client of streaming URLs, with the library that kubectl has: what it sends and hears is Kubernetes' own.
 //
 //	corten-streams exec URL [--websocket] [--stdin] [--tty [--sizes 80x24,100x50]] [--no-stdout] [--no-stderr]
+//	    [--protocols v3.channel.k8s.io,...]
 //	corten-streams exec URL [--websocket] --through N
-//	corten-streams forward URL [--websocket] --port N --connections N --bytes N [--resets N]
+//	corten-streams forward URL [--websocket] --port N --connections N --bytes N [--resets N] [--broken PORT,PORT]
 //	corten-streams forward URL [--websocket] --port N --through N
 //	corten-streams hold - [--websocket]
 package main
@@ -30,17 +31,17 @@ func main() {
 	flags.BoolVar(&common.websocket, "websocket", false, "WebSocket instead of SPDY")
 	switch kind {
 	case "exec":
-		os.Exit(execute(common, flags, os.Args[3:]))
+		os.Exit(execute(&common, flags, os.Args[3:]))
 	case "forward":
-		os.Exit(forward(common, flags, os.Args[3:]))
+		os.Exit(forward(&common, flags, os.Args[3:]))
 	case "hold":
-		os.Exit(hold(common, flags, os.Args[3:]))
+		os.Exit(hold(&common, flags, os.Args[3:]))
 	default:
 		fail("%q is none of exec, forward and hold", kind)
 	}
 }
 
-// What both kinds of session need.
+// What all kinds of session need, once the flags have been parsed.
 type client struct {
 	url       *url.URL
 	config    *restclient.Config

@@ -16,18 +16,20 @@ struct Site {
     node: Node,
     runtime: pod::Runtime,
     pod_id: String,
-    /// Gives back what it gets.
-    server: Child,
+    /// Gives back what it gets, or resets.
+    servers: [Child; 2],
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
     }
 }
 
-/// A pod, and a server at port 7 of its localhost.
+/// A pod, and servers at its localhost: at port 7 one that gives back what it gets, at port 8 one that resets.
 async fn site(own_network: bool, listen: &str) -> Site {
     let node = Node::start().await.unwrap();
     let mut runtime = node.runtime().await.unwrap();
@@ -36,20 +38,25 @@ async fn site(own_network: bool, listen: &str) -> Site {
         false => pod::host_network_pod("forward"),
     };
     let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
-    let socat = format!("socat {listen}:7,fork,reuseaddr,backlog=1024 PIPE");
     let inside = match own_network {
         // The pod's is the only one.
-        true => format!("exec ip netns exec \"$(ls /run/netns)\" {socat}"),
-        false => format!("exec {socat}"),
+        true => "ip netns exec \"$(ls /run/netns)\"",
+        false => "",
     };
-    let mut command = node.command("sh");
-    command.args(["-c", &inside]);
-    let server = command.stdin(Stdio::null()).spawn().unwrap();
+    let servers = [
+        "7,fork,reuseaddr,backlog=1024 PIPE",
+        "8,fork,reuseaddr EXEC:true",
+    ];
+    let servers = servers.map(|what| {
+        let mut command = node.command("sh");
+        command.args(["-c", &format!("exec {inside} socat {listen}:{what}")]);
+        command.stdin(Stdio::null()).spawn().unwrap()
+    });
     Site {
         node,
         runtime,
         pod_id,
-        server,
+        servers,
     }
 }
 
@@ -119,5 +126,19 @@ async fn a_port_without_a_server_is_told() {
             text.contains("port 9") && text.contains("refused"),
             "{text}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_harms_no_other() {
+    let mut site = site(true, "TCP4-LISTEN").await;
+    site.wait().await;
+    for protocol in PROTOCOLS {
+        // Refused and reset, while one is open; then many more.
+        let broken = "9,8,9,8,8,9";
+        let flags = ["--port", "7", "--broken", broken, "--connections", "50"];
+        let (code, text) = site.forward(protocol, &flags).await;
+        assert_eq!(code, Some(0), "{protocol:?}: {text}");
+        assert!(text.contains("50 whole, 0 reset, 0 failed"), "{text}");
     }
 }

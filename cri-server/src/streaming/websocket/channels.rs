@@ -250,7 +250,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
         };
         let (channel, incoming) = match (number, &*rest) {
             (CLOSE, [channel]) if self.settings.can_close_channels => (*channel, Incoming::Close),
-            (CLOSE, _) => return false,
+            (CLOSE, _) if self.settings.can_close_channels => return false,
+            // Some clients of version 4 send it as well: it is of no channel, and dropped.
             _ => (number, Incoming::Data(rest)),
         };
         if let Some(sender) = self.channels.get(&channel) {
