@@ -158,17 +158,19 @@ async fn a_command_of_another_runtime_may_have_a_terminal() {
     let id = site.run(&config).await;
     for protocol in PROTOCOLS {
         let sized = "until [ \"$(stty size 2>/dev/null)\" = '50 100' ]; do sleep 0.05; done";
-        let says = "tty | tr -d 0-9; stat -c %u $(tty); echo $TERM; seq 200 >&2; exit 3";
+        let says =
+            "tty | tr -d 0-9; stat -c %u $(tty); echo $TERM $FROM_IMAGE $HOME; seq 200 >&2; exit 3";
         let mut request = streams::exec_request(&id, &format!("{sized}; {says}"));
         (request.tty, request.stderr) = (true, false);
         let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
         let mut command = command.await.unwrap();
         command.args(["--sizes", "80x24,100x50"]);
         let output = streams::run(command, b"").unwrap();
-        assert_eq!(output.status.code(), Some(3));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
         let numbers = (1..=200).map(|number| format!("{number}\r\n"));
         let numbers = numbers.collect::<String>();
-        let want = format!("/dev/pts/\r\n1000\r\nxterm\r\n{numbers}");
+        let want = format!("/dev/pts/\r\n1000\r\nxterm yes /home/app\r\n{numbers}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), want);
 
         let mut request = streams::exec_request(&id, "");

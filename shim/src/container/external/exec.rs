@@ -26,8 +26,8 @@ pub(super) struct ExecMonitor<'a> {
     /// For the runtime's `--cgroup`.
     pub(super) cgroup: String,
     pub(super) args: &'a [Vec<u8>],
-    /// The container's environment does so.
-    pub(super) names_terminal: bool,
+    /// The container's.
+    pub(super) env: &'a [Vec<u8>],
 }
 
 impl ExecMonitor<'_> {
@@ -47,6 +47,17 @@ impl ExecMonitor<'_> {
         end_as(ended)
     }
 
+    /// What tells of the terminal's kind where the container's environment does not. For crun one variable stands for all.
+    fn kind(&self) -> impl Iterator<Item = Vec<u8>> {
+        let names_it = self
+            .env
+            .iter()
+            .any(|variable| variable.starts_with(b"TERM="));
+        let all = self.env.iter().map(Vec::as_slice).chain([terminal::KIND]);
+        let all = all.take(if names_it { 0 } else { usize::MAX });
+        all.flat_map(|variable| [b"--env".to_vec(), variable.to_vec()])
+    }
+
     /// With a terminal, if its master is to go over `socket`.
     fn exec(&self, socket: Option<OwnedFd>) -> Result<i32> {
         monitor::begin()?;
@@ -62,9 +73,7 @@ impl ExecMonitor<'_> {
         if let Some(console) = &console {
             words.push(b"--tty".into());
             words.extend(console.option());
-            if !self.names_terminal {
-                words.extend([b"--env".to_vec(), terminal::KIND.to_vec()]);
-            }
+            words.extend(self.kind());
         }
         words.push(self.runtime.id().into());
         words.extend_from_slice(self.args);

@@ -51,7 +51,8 @@ use self::{
     runtime::{Call, Runtime},
 };
 use super::{
-    Ends, Execed, Report, Stdio, birth::Birth, exec::Subgroup, group::Group, report, update,
+    Ends, Execed, Report, Stdio, birth::Birth, exec::Subgroup, group::Group, program, report,
+    update,
 };
 use crate::failure::{Doing, Result, invalid};
 
@@ -69,8 +70,8 @@ pub(crate) struct External {
     execs: u64,
     is_configured: bool,
     has_filter: bool,
-    /// Its environment names the kind of its terminals.
-    names_terminal: bool,
+    /// Of the container, for its further processes.
+    env: Vec<Vec<u8>>,
     /// Init was killed, and the monitor should see its end.
     was_killed: bool,
 }
@@ -99,7 +100,6 @@ impl External {
             }
             Ok(Cloned::Parent(monitor)) => {
                 let process = plan.process.as_ref();
-                let names_terminal = |variable: &Vec<u8>| variable.starts_with(b"TERM=");
                 let external = Self {
                     monitor,
                     init: None,
@@ -109,8 +109,7 @@ impl External {
                     execs: 0,
                     is_configured: false,
                     has_filter: process.is_some_and(|process| !process.seccomp_filter.is_empty()),
-                    names_terminal: process
-                        .is_some_and(|process| process.env.iter().any(names_terminal)),
+                    env: process.map_or_else(Vec::new, |process| process.env.clone()),
                     was_killed: false,
                 };
                 Ok((external, ours))
@@ -139,6 +138,13 @@ impl External {
     /// A container that the runtime has refused has no init; its start will say why.
     pub(super) fn set_created(&mut self, created: &mut Created) -> Result<()> {
         created.warnings.append(&mut self.group.warnings);
+        if !self
+            .env
+            .iter()
+            .any(|variable| variable.starts_with(b"HOME="))
+        {
+            self.env.push(program::home(created.home.as_bytes()));
+        }
         if created.init_pid != 0 {
             // Only the monitor reaps it, and not before it is told to go on.
             let pidfd = process::open(created.init_pid).doing("open", "the container's init")?;
@@ -221,7 +227,7 @@ impl External {
                     number: self.execs,
                     cgroup: format!("{controller}{}", Subgroup::name(self.execs)),
                     args,
-                    names_terminal: self.names_terminal,
+                    env: &self.env,
                 };
                 monitor.run(theirs, ends)
             }

@@ -97,10 +97,11 @@ impl Monitor<'_> {
         let (root, bound) = sources.lay_out(self.plan, &self.runtime.bundle())?;
         let user = user::look_up(&root, &process.user.clone().unwrap_or_default())?;
         told.identity = Some(user.identity.clone());
+        told.home = String::from_utf8_lossy(&user.home).into_owned();
         let prepared = Prepared {
             devices: nodes.describe(&user.identity),
             identity: Some(user.identity),
-            home: String::from_utf8_lossy(&user.home).into_owned(),
+            home: told.home.clone(),
             oom_score_adj: security::possible_oom_score_adj(
                 process.oom_score_adj,
                 &mut told.warnings,
