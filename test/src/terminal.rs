@@ -62,7 +62,18 @@ impl<'a> Terminal<'a> {
         until(|| async { self.shows_now(wanted) }).await
     }
 
-    /// The same without waiting.
+    /// Waits until the command has ended with this exit code, whatever it has left on the line.
+    pub async fn ended(&self, code: i32) -> Result<()> {
+        let wanted = format!("ended with {code}\n");
+        until(|| async {
+            let screen = self.screen()?;
+            ensure!(screen.contains(&wanted), "no {wanted:?}:\n{screen}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// [`Self::shows`] without waiting.
     pub fn shows_now(&self, wanted: &str) -> Result<()> {
         let screen = self.screen()?;
         let is_there = screen.lines().any(|line| line.trim_end() == wanted);

@@ -13,6 +13,7 @@ use corten_test::{
     streams::{self, PROTOCOLS, Protocol},
     terminal::Terminal,
 };
+use nix::sys::signal::Signal;
 use tonic::Code;
 
 struct Site {
@@ -203,28 +204,73 @@ async fn a_containers_terminal_can_be_attached_to() {
         .await
         .unwrap();
         terminal.type_line("exit 0").unwrap();
-        terminal.shows("ended with 0").await.unwrap();
+        terminal.ended(0).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_daemon_ends_sessions_and_not_the_container() {
+async fn people_at_a_terminal_come_and_go() {
+    let mut site = site().await;
+    let mut config = pod::container("shared", "");
+    config.command = vec!["sh".into()];
+    (config.stdin, config.tty) = (true, true);
+    let container = site.run(&config).await;
+    let line = streams::crictl(&site.node, "attach", "-it").unwrap();
+    let line = format!("{line} {container}");
+    let first = Terminal::open(&site.node, "first", &line).unwrap();
+    first.type_line("PS1='ready: '; echo first").unwrap();
+    first.shows("first").await.unwrap();
+    // crictl's keys to leave.
+    first.press("C-p").unwrap();
+    first.press("C-q").unwrap();
+    first.ended(0).await.unwrap();
+
+    let second = Terminal::open(&site.node, "second", &line).unwrap();
+    second.type_line("echo second").unwrap();
+    second.shows("second").await.unwrap();
+    let screen = second.screen().unwrap();
+    assert!(!screen.contains("first"), "replayed:\n{screen}");
+    // Ctrl-C is for what the container has in front.
+    second
+        .type_line("sh -c 'echo begun; exec sleep 1000'")
+        .unwrap();
+    second.shows("begun").await.unwrap();
+    second.press("C-c").unwrap();
+    second.type_line("echo \"code $?\"").unwrap();
+    second.shows("code 130").await.unwrap();
+    // Whoever is there sees the same, and one who is torn away takes nothing along.
+    let third = Terminal::open(&site.node, "third", &line).unwrap();
+    third.type_line("echo third").unwrap();
+    third.shows("third").await.unwrap();
+    second.shows("third").await.unwrap();
+    drop(third);
+    second.type_line("echo \"still here\"").unwrap();
+    second.shows("still here").await.unwrap();
+    second.type_line("exit 7").unwrap();
+    second.ended(0).await.unwrap();
+    let status = pod::exited(&site.runtime, &container).await.unwrap();
+    assert_eq!(status.exit_code, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_ends_ends_sessions_and_not_the_container() {
     let mut site = site().await;
     let container = site.run(&echo("survivor", false)).await;
-    let mut client = site.attach(&container, true, Protocol::Spdy).await;
-    let mut output = BufReader::new(client.stdout.take().unwrap());
-    assert_eq!(ask(&mut client, &mut output, "before"), "before");
-    site.node
-        .end_daemon(nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
-    client.wait().unwrap();
-    site.node.start_daemon().await.unwrap();
-    site.runtime = site.node.runtime().await.unwrap();
-    let mut client = site.attach(&container, true, Protocol::WebSocket).await;
-    let mut output = BufReader::new(client.stdout.take().unwrap());
-    assert_eq!(ask(&mut client, &mut output, "after"), "after");
-    client.kill().unwrap();
-    client.wait().unwrap();
+    let signals = [Signal::SIGKILL, Signal::SIGTERM];
+    for (protocol, signal) in PROTOCOLS.into_iter().zip(signals) {
+        let mut client = site.attach(&container, true, protocol).await;
+        let mut output = BufReader::new(client.stdout.take().unwrap());
+        assert_eq!(ask(&mut client, &mut output, "before"), "before");
+        site.node.end_daemon(signal).unwrap();
+        client.wait().unwrap();
+        site.node.start_daemon().await.unwrap();
+        site.runtime = site.node.runtime().await.unwrap();
+        let mut client = site.attach(&container, true, protocol).await;
+        let mut output = BufReader::new(client.stdout.take().unwrap());
+        assert_eq!(ask(&mut client, &mut output, "after"), "after");
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Sessions of Exec, with the library that kubectl has.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{env, os::unix::process::CommandExt};
+use std::{env, os::unix::process::CommandExt, process::Child};
 
 use corten_proto::cri;
 use corten_test::{
@@ -64,6 +64,21 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Of what [`NOTES`] it has been told. Then it is ended.
+    async fn has_been_told(&mut self) {
+        // Without a word to the others they would wait for the grace, an hour.
+        wait_for(self, "1").await;
+        let told = "cat /tmp/told; rm /tmp/told";
+        let told = pod::output(&mut self.runtime, &self.container, told).await;
+        assert_eq!(told.unwrap(), "told\n");
+        let kill = r"kill -9 $(ps | sed -n 's/^ *\([0-9]*\) .*[s]leep 4321$/\1/p')";
+        let killed = pod::output(&mut self.runtime, &self.container, kill).await;
+        killed.unwrap();
+        wait_for(self, "0").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_has_its_streams_and_tells_the_exit_code() {
     let mut site = site("10").await;
@@ -82,6 +97,60 @@ async fn a_session_has_its_streams_and_tells_the_exit_code() {
         // It is the container's in all else.
         let done = site.exec("echo $FROM; pwd; id -u", b"", protocol).await;
         assert_eq!(done.1, "config\n/tmp\n0\n", "{protocol:?}");
+    }
+}
+
+/// By the client's choice: the exit code as its library tells it, and a part of its words; 124 is an error without a code.
+const VERSIONS: [(Protocol, &str, i32, &str); 8] = [
+    (Protocol::Spdy, "channel.k8s.io", 0, ""),
+    (Protocol::Spdy, "v2.channel.k8s.io", 124, "exit status 7"),
+    (Protocol::Spdy, "v3.channel.k8s.io", 124, "exit status 7"),
+    (Protocol::Spdy, "v4.channel.k8s.io", 7, ""),
+    // One that only later versions of Kubernetes know goes first.
+    (Protocol::Spdy, "v9.channel.k8s.io,v4.channel.k8s.io", 7, ""),
+    (Protocol::WebSocket, "channel.k8s.io", 124, "exit status 7"),
+    (Protocol::WebSocket, "v4.channel.k8s.io", 7, ""),
+    (Protocol::WebSocket, "v5.channel.k8s.io", 7, ""),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_of_the_protocol_tells_what_it_can() {
+    let mut site = site("10").await;
+    for (protocol, name, code, words) in VERSIONS {
+        // Before version 5 a WebSocket's input has no end but the session's.
+        let script = "head -c 5; echo; echo err >&2; exit 7";
+        let request = streams::exec_request(&site.container, script);
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let mut command = command.await.unwrap();
+        command.args(["--protocols", name]);
+        let output = streams::run(command, b"input").unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{protocol:?} {name}: {stderr}"
+        );
+        assert_eq!(output.stdout, b"input\n", "{protocol:?} {name}");
+        assert!(
+            stderr.starts_with("err\n") && stderr.contains(words),
+            "{protocol:?} {name}: {stderr}"
+        );
+    }
+    for (protocol, name) in [
+        (Protocol::Spdy, "v3.channel.k8s.io"),
+        (Protocol::Spdy, "v4.channel.k8s.io"),
+        (Protocol::WebSocket, "v4.channel.k8s.io"),
+        (Protocol::WebSocket, "v5.channel.k8s.io"),
+    ] {
+        let script =
+            "until [ \"$(stty size 2>/dev/null)\" = '50 100' ]; do sleep 0.05; done; echo sized";
+        let mut request = streams::exec_request(&site.container, script);
+        (request.tty, request.stderr) = (true, false);
+        let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
+        let mut command = command.await.unwrap();
+        command.args(["--protocols", name, "--sizes", "80x24,100x50"]);
+        let output = streams::run(command, b"").unwrap();
+        assert_eq!(output.stdout, b"sized\r\n", "{protocol:?} {name}");
     }
 }
 
@@ -220,38 +289,59 @@ async fn what_was_printed_comes_without_waiting_for_others() {
     }
 }
 
-/// Ends a client in the middle of its session.
-async fn break_off(site: &mut Site, script: &str, begun: &str, protocol: Protocol) {
+/// A client in the middle of its session.
+async fn begin(site: &mut Site, script: &str, begun: &str, protocol: Protocol) -> Child {
     let request = streams::exec_request(&site.container, script);
     let command = streams::exec(&site.node, &mut site.runtime, request, protocol);
     // The client is a child of what enters the node for it.
-    let mut client = command.await.unwrap().process_group(0).spawn().unwrap();
+    let client = command.await.unwrap().process_group(0).spawn().unwrap();
     wait_for(site, begun).await;
+    client
+}
+
+/// Ends a client in the middle of its session.
+async fn break_off(site: &mut Site, script: &str, begun: &str, protocol: Protocol) {
+    let mut client = begin(site, script, begun, protocol).await;
     let group = Pid::from_raw(i32::try_from(client.id()).unwrap());
     killpg(group, Signal::SIGKILL).unwrap();
     client.wait().unwrap();
 }
 
+/// Notes a hangup and has three others in the foreground and in the background. What it prints would end it once nobody reads.
+const NOTES: &str = "exec > /dev/null 2>&1; trap 'echo told > /tmp/told' HUP; sleep 4321 & sleep 4321; sleep 4321; true";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_takes_its_command_along() {
     let mut site = site("3600").await;
     for protocol in PROTOCOLS {
-        // What it prints would end it, now that nobody reads.
-        let script = "exec > /dev/null 2>&1; trap 'echo told > /tmp/told' HUP; sleep 4321 & sleep 4321; sleep 4321; true";
-        break_off(&mut site, script, "2", protocol).await;
-        // Without a word to the others they would wait for the grace, an hour.
-        wait_for(&site, "1").await;
-        let told = pod::output(
-            &mut site.runtime,
-            &site.container,
-            "cat /tmp/told; rm /tmp/told",
+        break_off(&mut site, NOTES, "2", protocol).await;
+        site.has_been_told().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_ends_is_as_a_client_that_goes() {
+    let mut site = site("3600").await;
+    let ends = [
+        (Protocol::Spdy, Signal::SIGTERM),
+        (Protocol::WebSocket, Signal::SIGTERM),
+        (Protocol::Spdy, Signal::SIGKILL),
+    ];
+    for (protocol, signal) in ends {
+        let mut client = begin(&mut site, NOTES, "2", protocol).await;
+        site.node.end_daemon(signal).unwrap();
+        let code = client.wait().unwrap().code();
+        // Clients of SPDY take an end without a word for a success.
+        let want = (signal == Signal::SIGTERM).then_some(124);
+        assert!(want.is_none() || code == want, "{protocol:?}: {code:?}");
+        site.node.start_daemon().await.unwrap();
+        site.runtime = site.node.runtime().await.unwrap();
+        site.has_been_told().await;
+        let status = pod::status(&mut site.runtime, &site.container).await;
+        assert_eq!(
+            status.unwrap().state(),
+            cri::ContainerState::ContainerRunning
         );
-        assert_eq!(told.await.unwrap(), "told\n");
-        let kill = r"kill -9 $(ps | sed -n 's/^ *\([0-9]*\) .*[s]leep 4321$/\1/p')";
-        pod::output(&mut site.runtime, &site.container, kill)
-            .await
-            .unwrap();
-        wait_for(&site, "0").await;
     }
 }
 

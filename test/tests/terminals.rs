@@ -1,12 +1,15 @@
 //! Exec with a terminal, as a person at one sees it: crictl in tmux.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::fs;
+
 use corten_test::{
-    handler,
+    handler, image,
     node::Node,
     pod,
     streams::{self, PROTOCOLS},
     terminal::Terminal,
+    wait::until,
 };
 
 struct Site {
@@ -87,7 +90,7 @@ async fn job_control(site: &Site) {
         // Ctrl-D is the end of the input.
         terminal.type_line("(exit 42)").unwrap();
         terminal.press("C-d").unwrap();
-        terminal.shows("ended with 1").await.unwrap();
+        terminal.ended(1).await.unwrap();
         let screen = terminal.screen().unwrap();
         assert!(screen.contains("exit code 42"), "{screen}");
     }
@@ -123,9 +126,60 @@ async fn an_editor_has_the_whole_screen() {
     let commands = "- /tmp/text [Modified] 3/3 100%";
     terminal.shows(commands).await.unwrap();
     terminal.type_line(":wq").unwrap();
-    terminal.shows("ended with 0").await.unwrap();
+    terminal.ended(0).await.unwrap();
     let text = pod::output(&mut site.runtime, &site.container, "head -2 /tmp/text").await;
     assert_eq!(text.unwrap(), "first line\nsecond line\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_are_forwarded_until_the_person_leaves() {
+    let node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("served"))
+        .await
+        .unwrap();
+    let serve = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 8007 -h /www";
+    pod::run(&mut runtime, &pod_id, &pod::container("httpd", serve))
+        .await
+        .unwrap();
+    let descriptors = || {
+        let pid = node.daemon_pid().unwrap();
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    };
+    let before = descriptors();
+    for transport in ["spdy", "websocket"] {
+        let flags = format!("-r {transport} {pod_id} 18007:8007 18009:8009");
+        let line = streams::crictl(&node, "port-forward", &flags).unwrap();
+        let terminal = Terminal::open(&node, transport, &line).unwrap();
+        terminal
+            .shows("Forwarding from 127.0.0.1:18007 -> 8007")
+            .await
+            .unwrap();
+        terminal
+            .shows("Forwarding from 127.0.0.1:18009 -> 8009")
+            .await
+            .unwrap();
+        let fetch = "curl -s --max-time 10 http://127.0.0.1:18007/";
+        assert_eq!(node.shell_until(fetch).await.unwrap(), "hello\n");
+        // Nobody is at the other port, which harms neither the session nor what comes after.
+        assert!(
+            node.shell("curl -s --max-time 10 http://127.0.0.1:18009/")
+                .is_err()
+        );
+        let all = format!("for n in $(seq 20); do {fetch} & done; wait");
+        assert_eq!(node.shell(&all).unwrap(), "hello\n".repeat(20));
+        terminal.press("C-c").unwrap();
+        terminal.ended(0).await.unwrap();
+        assert!(node.shell(fetch).is_err());
+    }
+    until(|| async {
+        let now = descriptors();
+        anyhow::ensure!(now <= before, "{now} descriptors, and {before} before");
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use corten_sys::cgroup::{Cgroup, Hierarchies};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time::timeout,
 };
 use tonic::service::Routes;
@@ -76,9 +77,11 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     tracing::info!(socket = %socket_path.display(), instance = cx.instance, "serving");
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let streaming = tokio::spawn(streaming::serve(Arc::clone(&cx), streams));
+    let (ends, ending) = watch::channel(());
+    let streaming = tokio::spawn(streaming::serve(Arc::clone(&cx), streams, ending));
     connections::serve(socket, routes.prepare(), signalled).await;
-    streaming.abort();
+    drop(ends);
+    let _ = streaming.await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain(&cx, &socket_path).await;
     Ok(())

@@ -7,11 +7,17 @@ use std::{
         unix::net::UnixStream,
     },
     sync::Arc,
+    time::Duration,
 };
 
 use corten_proto::{cri, layout, shim::Attach};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::{net::unix::pipe, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    net::unix::pipe,
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 use super::{
     copy::{carry, feed},
@@ -30,7 +36,7 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: 
     remote_command::serve(cx, client, Wanted::from(&request), attach).await;
 }
 
-/// Until the container ends.
+/// Until the container ends, or one at a terminal leaves: that is what the end of its input says there (crictl's Ctrl-P Ctrl-Q).
 async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Result<()> {
     let container = cx.store.container(&request.container_id)?;
     container.running_shim()?;
@@ -39,7 +45,7 @@ async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Resul
     let mut wanted = Attach::default();
     let mut fds = Vec::new();
     let connected = connect(ends, &end, &mut tasks, &mut wanted, &mut fds);
-    connected.map_err(|source| Error::Io {
+    let left = connected.map_err(|source| Error::Io {
         doing: "make an attached client's streams".into(),
         source,
     })?;
@@ -51,29 +57,37 @@ async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Resul
         source,
     })?;
     drop(fds);
-    container.exited().await;
-    ended.send_replace(Some(
-        Instant::now() + cx.config.container.exec_drain_timeout(),
-    ));
+    let patience = tokio::select! {
+        () = container.exited() => cx.config.container.exec_drain_timeout(),
+        Ok(()) = left, if request.tty => Duration::ZERO,
+    };
+    ended.send_replace(Some(Instant::now() + patience));
     while tasks.join_next().await.is_some() {}
     drop(attached);
     Ok(())
 }
 
-/// Has tasks copy between the client and pipes, whose other ends are `fds`.
+/// Has tasks copy between the client and pipes, whose other ends are `fds`. Returns what tells the end of its input.
 fn connect(
     ends: Ends,
     end: &End,
     tasks: &mut JoinSet<()>,
     wanted: &mut Attach,
     fds: &mut Vec<OwnedFd>,
-) -> io::Result<()> {
+) -> io::Result<oneshot::Receiver<()>> {
+    let (leave, left) = oneshot::channel();
     if ends.stdin.is_some() || ends.sizes.is_some() {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         wanted.stdin = true;
         fds.push(theirs.into());
-        tasks.spawn(write(ours.try_into()?, ends.stdin, ends.sizes, end.clone()));
+        let writer = Writer {
+            input: ends.stdin,
+            sizes: ends.sizes,
+            leave,
+            end: end.clone(),
+        };
+        tasks.spawn(writer.run(ours.try_into()?));
     }
     for (output, flag) in [
         (ends.stdout, &mut wanted.stdout),
@@ -87,34 +101,40 @@ fn connect(
             tasks.spawn(carry(printed, output));
         }
     }
-    Ok(())
+    Ok(left)
 }
 
-/// Copies what the client types to the container's input, or terminal, which comes over `socket`.
-async fn write(
-    socket: tokio::net::UnixStream,
+/// What the client does to the container's input.
+struct Writer {
     input: Option<remote_command::Input>,
     sizes: Option<remote_command::Sizes>,
+    leave: oneshot::Sender<()>,
     end: End,
-) {
-    let result = async {
-        let Some(fd) = receive(&socket).await? else {
+}
+
+impl Writer {
+    /// Copies what it types to the input, or terminal, which comes over `socket`.
+    async fn run(self, socket: tokio::net::UnixStream) {
+        if let Err(error) = self.copy(&socket).await {
+            tracing::debug!(%error, "an attached client has no input");
+        }
+    }
+
+    async fn copy(self, socket: &tokio::net::UnixStream) -> io::Result<()> {
+        let Some(fd) = receive(socket).await? else {
             return Ok(());
         };
         let mut tasks = JoinSet::new();
-        if let Some(sizes) = sizes {
+        if let Some(sizes) = self.sizes {
             tasks.spawn(resize(fd.try_clone()?, sizes));
         }
-        let mut ended = end.clone();
-        match input {
-            Some(input) => feed(input, terminal::writer(fd)?, end).await,
-            None => drop(ended.wait_for(Option::is_some).await),
+        let mut ended = self.end.clone();
+        if let Some(input) = self.input {
+            feed(input, terminal::writer(fd)?, self.end).await;
+            let _ = self.leave.send(());
         }
-        // The size can change without input, and after it.
+        // The size can change without input.
         let _ = ended.wait_for(Option::is_some).await;
-        io::Result::Ok(())
-    };
-    if let Err(error) = result.await {
-        tracing::debug!(%error, "an attached client has no input");
+        Ok(())
     }
 }

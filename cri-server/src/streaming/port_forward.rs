@@ -65,7 +65,9 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::PortForwardRequest, cli
         idle_timeout: cx.config.streaming.idle_timeout(),
         max_streams: MAX_STREAMS,
     };
-    let Client { io, unread, agreed } = client;
+    let Client {
+        io, unread, agreed, ..
+    } = client;
     let gone = match io.gone() {
         Ok(gone) => gone,
         Err(error) => {

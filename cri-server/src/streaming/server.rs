@@ -10,7 +10,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::AbortHandle,
     time::timeout,
 };
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long a client may take for its request, and for what is around it.
 const HEADERS: Duration = Duration::from_secs(10);
+/// How long the last words to clients may take.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Of a request, all headers together, bytes.
 const MAX_HEADERS: usize = 16 << 10;
 /// Clients at once whose request has not come.
@@ -86,20 +88,29 @@ pub(super) struct Client {
     /// What it has sent behind its request.
     pub(super) unread: Bytes,
     pub(super) agreed: Agreed,
+    pub(super) ending: Ending,
 }
 
-/// Serves for ever. Sessions end with the daemon, as if their clients had gone.
-pub(crate) async fn serve(cx: Arc<Context>, listener: Listener) {
+/// Its sender goes when the daemon is about to end.
+pub(crate) type Ending = watch::Receiver<()>;
+
+/// Serves until the end. To sessions it is as if their clients had gone, who are told as far as their protocols can.
+pub(crate) async fn serve(cx: Arc<Context>, listener: Listener, mut ending: Ending) {
     let sessions = Arc::new(Semaphore::new(cx.config.streaming.max_sessions));
     let mut strangers = Strangers::default();
     loop {
-        match listener.socket.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.socket.accept() => accepted,
+            _ = ending.changed() => break,
+        };
+        match accepted {
             Ok((socket, _)) => {
                 let acceptor = listener.certificate.as_ref().map(Certificate::acceptor);
                 let (cx, sessions) = (Arc::clone(&cx), Arc::clone(&sessions));
+                let ending = ending.clone();
                 let meeting = tokio::spawn(async move {
                     if let Some(io) = open(socket, acceptor).await {
-                        connection(cx, io, sessions).await;
+                        connection(cx, io, sessions, ending).await;
                     }
                 });
                 strangers.add(meeting.abort_handle());
@@ -111,6 +122,9 @@ pub(crate) async fn serve(cx: Arc<Context>, listener: Listener) {
             }
         }
     }
+    // All permits are here when all sessions have ended.
+    let all = u32::try_from(cx.config.streaming.max_sessions).unwrap_or(u32::MAX);
+    let _ = timeout(FAREWELL, sessions.acquire_many(all)).await;
 }
 
 /// The tasks of those who have not shown a URL yet. When there are too many the one who is there longest goes: a request
@@ -149,7 +163,7 @@ async fn open(socket: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
 }
 
 /// One request, and the session that comes of it, in a task of its own.
-async fn connection(cx: Arc<Context>, io: Io, sessions: Arc<Semaphore>) {
+async fn connection(cx: Arc<Context>, io: Io, sessions: Arc<Semaphore>, ending: Ending) {
     let (session, mut begun) = mpsc::channel(1);
     let service = service_fn(|request| {
         let (cx, sessions, session) = (&cx, &sessions, &session);
@@ -166,7 +180,7 @@ async fn connection(cx: Arc<Context>, io: Io, sessions: Arc<Semaphore>) {
         tracing::debug!(%error, "a streaming client's connection broke");
     }
     if let Ok(session) = begun.try_recv() {
-        tokio::spawn(async move { run(&cx, session).await });
+        tokio::spawn(async move { run(&cx, session, ending).await });
     }
 }
 
@@ -224,7 +238,7 @@ fn answer(
     }
 }
 
-async fn run(cx: &Arc<Context>, session: Session) {
+async fn run(cx: &Arc<Context>, session: Session, mut ending: Ending) {
     let parts = match session.upgrade.await.map(upgrade::Upgraded::downcast) {
         Ok(Ok(parts)) => parts,
         Ok(Err(_)) | Err(_) => {
@@ -237,10 +251,14 @@ async fn run(cx: &Arc<Context>, session: Session) {
         io: parts.io.into_inner(),
         unread: parts.read_buf,
         agreed: session.agreed,
+        ending: ending.clone(),
     };
     match session.request {
         Request::Exec(request) => exec::run(cx, request, client).await,
         Request::Attach(request) => attach::run(cx, request, client).await,
-        Request::PortForward(request) => port_forward::run(cx, request, client).await,
+        Request::PortForward(request) => tokio::select! {
+            () = port_forward::run(cx, request, client) => {}
+            _ = ending.changed() => {}
+        },
     }
 }

@@ -108,6 +108,7 @@ pub(super) async fn serve(
     command: impl AsyncFnOnce(Ends) -> Result<i32>,
 ) {
     let settings = &cx.config.streaming;
+    let mut ending = client.ending.clone();
     let opening = open(
         client,
         wanted,
@@ -128,6 +129,12 @@ pub(super) async fn serve(
     let outcome = tokio::select! {
         outcome = command(ends) => Some(outcome),
         () = connection.gone() => None,
+        // Without a word, clients of SPDY take it for a success.
+        _ = ending.changed() => Some(Err(Error::State {
+            subject: "the container runtime".into(),
+            state: "ending",
+            need: "begin the session anew",
+        })),
     };
     if let Some(outcome) = outcome {
         let outcome = outcome.map_err(|error| {
