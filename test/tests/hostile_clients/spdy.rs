@@ -179,13 +179,14 @@ async fn nothing_is_sent_beyond_a_window() {
     site.unharmed().await;
 }
 
-/// A byte a second is no stream; the session ends when its streams ought to be there.
+/// One that comes byte by byte is not there; the session ends when its streams ought to be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_streams_do_not_come_ends() {
     let mut site = Site::new(&["--stream-creation-timeout=2"]).await;
     let url = site.exec("true").await;
     let mut client = Client::upgrade(&site, &url);
-    drip(&client.socket, 0x80);
+    client.announce(SYN_STREAM, 10_000);
+    drip(&client.socket, 0);
     site::rest(&mut client.socket);
     site.unharmed().await;
 }

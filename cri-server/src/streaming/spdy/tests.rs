@@ -304,7 +304,7 @@ async fn news_of_windows_that_nobody_reads_are_no_flood() {
     tokio::spawn(async move { sender.send(vec![0; 1 << 20].into()).await });
     let total = 160 << 20;
     tokio::spawn(async move {
-        let piece = vec![0; 1 << 20];
+        let piece = vec![0; 128 << 10];
         for _ in 0..total / piece.len() {
             client.data(1, &piece, 0).await;
         }
