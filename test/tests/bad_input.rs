@@ -391,6 +391,22 @@ async fn a_bad_config_is_refused_with_its_line() {
             "[container]\nlog_line_max = 4096\nlog_rate_burst = 4095\n",
             &["container.log_rate_burst", "log_line_max"],
         ),
+        (
+            "[streaming]\nidle_timeout = 0\n",
+            &["streaming.idle_timeout", "31536000"],
+        ),
+        (
+            "[streaming]\ncreation_timeout = 9223372036854775807\n",
+            &["streaming.creation_timeout", "3600"],
+        ),
+        (
+            "[streaming]\nhangup_grace = 9223372036854775807\n",
+            &["streaming.hangup_grace", "3600"],
+        ),
+        (
+            "[streaming]\nmax_sessions = 0\n",
+            &["streaming.max_sessions", "100000"],
+        ),
         ("root = \n", &["line 1"]),
     ] {
         fs::write(&file, text).unwrap();

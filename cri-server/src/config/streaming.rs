@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, flags::set, invalid};
 
+/// Seconds.
+const HOUR: u64 = 60 * 60;
+/// Seconds.
+const YEAR: u64 = 365 * 24 * HOUR;
+/// More than there are descriptors for.
+const MOST_SESSIONS: usize = 100_000;
+
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Streaming {
@@ -132,6 +139,22 @@ impl Streaming {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
+        let (key, value) = ("streaming.idle_timeout", self.idle_timeout);
+        if !(1..=YEAR).contains(&value) {
+            return Err(invalid(key, value, "want 1 to 31536000 s"));
+        }
+        let (key, value) = ("streaming.creation_timeout", self.creation_timeout);
+        if !(1..=HOUR).contains(&value) {
+            return Err(invalid(key, value, "want 1 to 3600 s"));
+        }
+        let (key, value) = ("streaming.hangup_grace", self.hangup_grace);
+        if value > HOUR {
+            return Err(invalid(key, value, "want 0 to 3600 s"));
+        }
+        let (key, value) = ("streaming.max_sessions", self.max_sessions);
+        if !(1..=MOST_SESSIONS).contains(&value) {
+            return Err(invalid(key, value, "want 1 to 100000"));
+        }
         let files = [
             ("streaming.tls_certificate", &self.tls_certificate),
             ("streaming.tls_key", &self.tls_key),
