@@ -1,6 +1,8 @@
 //! The server that streaming sessions come to: TLS, and clients that say nothing or too much.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::{io::Read, process::Stdio};
+
 use corten_proto::cri;
 use corten_test::{
     image,
@@ -96,5 +98,33 @@ async fn a_client_that_says_nothing_is_turned_away() {
     for script in [slow, long] {
         let output = node.command("bash").args(["-c", &script]).output().unwrap();
         assert_ne!(output.status.code(), Some(124), "{script}");
+    }
+}
+
+/// Its machine may go without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_asks_whether_its_client_is_there() {
+    let (node, mut runtime, pod_id) = streams::site(&[]).await.unwrap();
+    let config = pod::container("main", "exec sleep 3600");
+    let container = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
+    for protocol in PROTOCOLS {
+        let request = streams::exec_request(&container, "echo begun; cat");
+        let url = runtime.exec(request.clone()).await.unwrap().into_inner();
+        let port = url.url.split([':', '/']).nth(4).unwrap().to_owned();
+        let command = streams::exec(&node, &mut runtime, request, protocol).await;
+        let mut command = command.unwrap();
+        let mut client = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut begun = [0; 6];
+        let output = client.stdout.as_mut().unwrap();
+        output.read_exact(&mut begun).unwrap();
+        let timers = format!("ss -Htno state established sport = :{port}");
+        let timers = node.shell(&timers).unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
+        assert!(timers.contains("keepalive"), "{protocol:?}: {timers}");
     }
 }

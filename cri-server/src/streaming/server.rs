@@ -1,6 +1,8 @@
 //! The HTTP server that those come to who have a URL.
 
-use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -8,6 +10,7 @@ use hyper::{
     service::service_fn, upgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -149,6 +152,9 @@ impl Strangers {
 
 async fn open(socket: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
     let _ = socket.set_nodelay(true);
+    if let Err(error) = keep_alive(&socket) {
+        tracing::debug!(%error, "a streaming client that is cut off will not be noticed");
+    }
     let Some(acceptor) = acceptor else {
         return Some(Io::Plain(socket));
     };
@@ -160,6 +166,14 @@ async fn open(socket: TcpStream, acceptor: Option<TlsAcceptor>) -> Option<Io> {
         }
         Err(_) => None,
     }
+}
+
+/// Has the kernel find out that a client's machine has gone, which says nothing itself: within a minute (tcp(7)).
+fn keep_alive(socket: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(socket, 3)?;
+    Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
 /// One request, and the session that comes of it, in a task of its own.
