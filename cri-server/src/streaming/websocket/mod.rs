@@ -22,12 +22,15 @@ pub(super) use self::{
 
 /// The longest message that is taken, bytes. Clients send 32 KiB.
 const MAX_MESSAGE: usize = 1 << 20;
+/// Bytes read at once. The memory is there from a session's beginning to its end.
+const READ: usize = 32 << 10;
 /// What is kept for a client that does not read, bytes.
 const MAX_UNWRITTEN: usize = 4 << 20;
 
 /// The framing of a connection that is past its handshake. `unread`: what came behind it.
 async fn frames<T: AsyncRead + AsyncWrite + Unpin>(io: T, unread: &[u8]) -> WebSocketStream<T> {
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
         .max_write_buffer_size(MAX_UNWRITTEN);
