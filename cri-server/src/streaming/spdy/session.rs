@@ -233,7 +233,10 @@ impl Shared {
 
     /// Ends a stream in both directions.
     pub(super) fn reset(&self, stream: u32, why: Reset) {
-        if self.lock().streams.remove(&stream).is_some() {
+        let link = self.lock().streams.remove(&stream);
+        if let Some(link) = link {
+            // The session's end would not find it any more.
+            link.break_off(Broken::Reset);
             self.control(Out::Rst { stream, why });
         }
     }

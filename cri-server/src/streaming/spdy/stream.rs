@@ -22,6 +22,8 @@ const MAX_DATA: usize = 32 << 10;
 pub(in crate::streaming) enum Broken {
     #[error("the client has reset the stream")]
     Reset,
+    #[error("the client takes nothing on this stream")]
+    OneWay,
     #[error("the client has gone")]
     Gone,
 }
@@ -129,6 +131,17 @@ impl Link {
         (state.untold >= enough).then(|| std::mem::take(&mut state.untold))
     }
 
+    /// Whether there can still be sent. A stream that the client has opened in one direction never took anything, and its
+    /// windows are forgotten once that direction is over.
+    fn check_sender(&self) -> Result<(), Broken> {
+        let state = self.lock();
+        match state.broken {
+            Some(broken) => Err(broken),
+            None if state.has_finished => Err(Broken::OneWay),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn wake_sender(&self) {
         self.may_send.notify_one();
     }
@@ -206,6 +219,9 @@ impl Sender {
     /// Ends our direction, after all that was sent.
     pub(in crate::streaming) async fn finish(self) -> Result<(), Broken> {
         let stream = self.link.id;
+        if self.link.lock().has_finished {
+            return Ok(());
+        }
         self.shared.data(Out::Fin { stream }).await?;
         self.link.lock().has_finished = true;
         self.shared.forget_if_over(&self.link);
@@ -215,9 +231,7 @@ impl Sender {
     /// Waits until the peer takes something, up to `wanted` bytes.
     async fn reserve(&self, wanted: usize) -> Result<usize, Broken> {
         loop {
-            if let Some(broken) = self.link.lock().broken {
-                return Err(broken);
-            }
+            self.link.check_sender()?;
             if let Some(length) = self.shared.reserve(&self.link, wanted) {
                 return Ok(length);
             }

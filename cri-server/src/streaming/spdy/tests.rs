@@ -277,6 +277,29 @@ async fn too_many_streams_are_refused_and_so_are_unwanted_ones() {
     assert_eq!(incoming.next().await.unwrap().headers.get("n"), Some("v"));
 }
 
+/// Whatever its windows are, nobody waits for them.
+#[tokio::test]
+async fn a_stream_in_one_direction_takes_nothing() {
+    let (mut client, _session, mut incoming) = session();
+    client.words(4, &[1, 7, 0]).await;
+    client.open(1, &[], 2).await;
+    let (mut receiver, sender) = incoming.next().await.unwrap().accept().unwrap();
+    client.data(1, b"in", 1).await;
+    assert_eq!(receiver.receive().await.unwrap().unwrap(), "in");
+    assert_eq!(receiver.receive().await.unwrap(), None);
+    assert_eq!(sender.send("out".into()).await, Err(Broken::OneWay));
+    assert_eq!(sender.finish().await, Ok(()));
+}
+
+#[tokio::test]
+async fn who_still_receives_is_told_that_the_stream_is_given_up() {
+    let (mut client, _session, mut incoming) = session();
+    client.open(1, &[], 0).await;
+    let (mut receiver, sender) = incoming.next().await.unwrap().accept().unwrap();
+    drop(sender);
+    assert_eq!(receiver.receive().await, Err(Broken::Reset));
+}
+
 #[tokio::test]
 async fn streams_that_are_opened_and_reset_do_not_pile_up() {
     let (mut client, _session, mut incoming) = session();
