@@ -15,7 +15,7 @@ use tonic::Code;
 
 /// What a process is, line by line, but for what a shell and a terminal add.
 const IS: &str = "id; pwd; umask; ulimit -a; cat /proc/self/oom_score_adj /proc/self/attr/current 2>/dev/null; \
-                  sed 's:/exec-[0-9]*$::' /proc/self/cgroup; \
+                  sed 's:/exec-[0-9]*$::; s:/$::' /proc/self/cgroup; \
                   grep -E '^(Groups|Cap[A-Za-z]*|NoNewPrivs|Seccomp):' /proc/self/status; \
                   for name in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$name; done; \
                   env | sort | grep -vE '^(SHLVL|_|PWD|OLDPWD|TERM)='";
