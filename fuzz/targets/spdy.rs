@@ -8,6 +8,7 @@ mod streaming {
     pub mod spdy;
     #[path = "../../cri-server/src/streaming/activity.rs"]
     mod activity;
+    mod echo;
 
     use std::time::Duration;
 
@@ -19,27 +20,11 @@ mod streaming {
             idle_timeout: Duration::from_secs(60),
             max_streams: 8,
         };
-        let (session, mut incoming) =
+        let (session, incoming) =
             spdy::Session::start(server, &[], settings, std::future::pending());
         let (mut read, mut write) = split(client);
         let reading = tokio::spawn(async move { copy(&mut read, &mut sink()).await });
-        let serving = tokio::spawn(async move {
-            let mut streams = tokio::task::JoinSet::new();
-            while let Some(stream) = incoming.next().await {
-                let Some((mut receiver, sender)) = stream.accept() else {
-                    continue;
-                };
-                streams.spawn(async move {
-                    while let Ok(Some(data)) = receiver.receive().await {
-                        if sender.send(data).await.is_err() {
-                            return;
-                        }
-                    }
-                    let _ = sender.finish().await;
-                });
-            }
-            while streams.join_next().await.is_some() {}
-        });
+        let serving = tokio::spawn(echo::echo(incoming));
         // One that the server has given up fails.
         let _ = write.write_all(input).await;
         let _ = write.shutdown().await;

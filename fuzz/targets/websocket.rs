@@ -11,6 +11,7 @@
 mod streaming {
     #[path = "../../cri-server/src/streaming/activity.rs"]
     mod activity;
+    mod echo;
     #[path = "../../cri-server/src/streaming/spdy/mod.rs"]
     mod spdy;
     #[path = "../../cri-server/src/streaming/websocket/mod.rs"]
@@ -114,23 +115,8 @@ mod streaming {
             max_streams: 8,
         };
         let tunnel = websocket::Tunnel::open(server, unread).await;
-        let (session, mut incoming) = spdy::Session::start(tunnel, &[], settings, pending());
-        let mut streams = JoinSet::new();
-        while let Some(stream) = incoming.next().await {
-            if let Some((mut receiver, sender)) = stream.accept() {
-                streams.spawn(async move {
-                    while let Ok(Some(data)) = receiver.receive().await {
-                        if sender.send(data).await.is_err() {
-                            return;
-                        }
-                    }
-                    let _ = sender.finish().await;
-                });
-            }
-        }
-        while let Some(done) = streams.join_next().await {
-            done.expect("no stream panics");
-        }
+        let (session, incoming) = spdy::Session::start(tunnel, &[], settings, pending());
+        echo::echo(incoming).await;
         session.close().await;
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, invalid};
+use super::{Error, invalid, within};
 
 /// Seconds.
 const DAY: u64 = 24 * 60 * 60;
@@ -36,13 +36,8 @@ impl Container {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        if !(256..=1 << 20).contains(&self.log_line_max) {
-            return Err(invalid(
-                "container.log_line_max",
-                self.log_line_max,
-                "want 256 to 1048576 bytes",
-            ));
-        }
+        let line = self.log_line_max;
+        within("container.log_line_max", line, 256..=1 << 20, "bytes")?;
         if self.log_rate_burst < self.log_line_max {
             return Err(invalid(
                 "container.log_rate_burst",
@@ -50,14 +45,8 @@ impl Container {
                 "must not be less than log_line_max",
             ));
         }
-        if self.exec_drain_timeout > DAY {
-            let value = self.exec_drain_timeout;
-            return Err(invalid(
-                "container.exec_drain_timeout",
-                value,
-                "want 0 to 86400 s",
-            ));
-        }
+        let drain = self.exec_drain_timeout;
+        within("container.exec_drain_timeout", drain, 0..=DAY, "s")?;
         if self.nofile_soft > self.nofile_hard {
             return Err(invalid(
                 "container.nofile_soft",

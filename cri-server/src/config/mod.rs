@@ -6,7 +6,9 @@ mod handlers;
 mod streaming;
 
 use std::{
+    fmt::Display,
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -104,6 +106,13 @@ impl Image {
     }
 
     fn check(&self) -> Result<(), Error> {
+        let downloads = self.max_concurrent_downloads;
+        within(
+            "image.max_concurrent_downloads",
+            downloads,
+            1..=64,
+            "downloads",
+        )?;
         for rule in &self.policy {
             let of = |reason| Err(invalid("image.policy", &rule.scope, reason));
             let path = rule.scope.split_once('/').map_or("", |(_, path)| path);
@@ -190,7 +199,7 @@ pub(crate) enum Error {
     Value {
         key: &'static str,
         value: String,
-        reason: &'static str,
+        reason: String,
     },
 }
 
@@ -249,14 +258,6 @@ impl Config {
                 "root and state must not lie in one another",
             ));
         }
-        if !(1..=64).contains(&self.image.max_concurrent_downloads) {
-            let value = self.image.max_concurrent_downloads;
-            return Err(invalid(
-                "image.max_concurrent_downloads",
-                value,
-                "want 1 to 64",
-            ));
-        }
         self.image.check()?;
         self.streaming.check()?;
         self.handlers.check()?;
@@ -287,12 +288,26 @@ impl Config {
     }
 }
 
-fn invalid(key: &'static str, value: impl ToString, reason: &'static str) -> Error {
+fn invalid(key: &'static str, value: impl ToString, reason: impl Into<String>) -> Error {
     Error::Value {
         key,
         value: value.to_string(),
-        reason,
+        reason: reason.into(),
     }
+}
+
+/// Refuses a number outside of `range`; `unit` is said behind it.
+fn within<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+    unit: &str,
+) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("want {} to {} {unit}", range.start(), range.end());
+    Err(invalid(key, value, reason))
 }
 
 /// Takes `unix://` away, which `crictl` and the kubelet want and paths have not.

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, flags::set, invalid};
+use super::{Error, flags::set, invalid, within};
 
 /// Seconds.
 const HOUR: u64 = 60 * 60;
@@ -139,22 +139,17 @@ impl Streaming {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        let (key, value) = ("streaming.idle_timeout", self.idle_timeout);
-        if !(1..=YEAR).contains(&value) {
-            return Err(invalid(key, value, "want 1 to 31536000 s"));
-        }
-        let (key, value) = ("streaming.creation_timeout", self.creation_timeout);
-        if !(1..=HOUR).contains(&value) {
-            return Err(invalid(key, value, "want 1 to 3600 s"));
-        }
-        let (key, value) = ("streaming.hangup_grace", self.hangup_grace);
-        if value > HOUR {
-            return Err(invalid(key, value, "want 0 to 3600 s"));
-        }
-        let (key, value) = ("streaming.max_sessions", self.max_sessions);
-        if !(1..=MOST_SESSIONS).contains(&value) {
-            return Err(invalid(key, value, "want 1 to 100000"));
-        }
+        within("streaming.idle_timeout", self.idle_timeout, 1..=YEAR, "s")?;
+        let creation = self.creation_timeout;
+        within("streaming.creation_timeout", creation, 1..=HOUR, "s")?;
+        within("streaming.hangup_grace", self.hangup_grace, 0..=HOUR, "s")?;
+        let sessions = self.max_sessions;
+        within(
+            "streaming.max_sessions",
+            sessions,
+            1..=MOST_SESSIONS,
+            "sessions",
+        )?;
         let files = [
             ("streaming.tls_certificate", &self.tls_certificate),
             ("streaming.tls_key", &self.tls_key),

@@ -102,6 +102,11 @@ impl Program {
     }
 }
 
+/// Whether a variable of `env` has this key, which ends in `=`.
+pub(super) fn names(env: &[Vec<u8>], key: &[u8]) -> bool {
+    env.iter().any(|variable| variable.starts_with(key))
+}
+
 /// The variable that names a user's home directory.
 pub(super) fn home(path: &[u8]) -> Vec<u8> {
     [b"HOME=", path].concat()

@@ -10,7 +10,7 @@ use corten_proto::shim::{Failure, FailureKind};
 use corten_sys::process::{self, SingleThreaded};
 
 use super::{
-    super::{Ends, terminal},
+    super::{Ends, program, terminal},
     console::Console,
     drop_streams, end_as, keep_only, keep_socket, monitor,
     runtime::{Call, Refusal, Runtime},
@@ -48,14 +48,13 @@ impl ExecMonitor<'_> {
     }
 
     /// What tells of the terminal's kind where the container's environment does not. For crun one variable stands for all.
-    fn kind(&self) -> impl Iterator<Item = Vec<u8>> {
-        let names_it = self
-            .env
-            .iter()
-            .any(|variable| variable.starts_with(b"TERM="));
+    fn kind(&self) -> Vec<Vec<u8>> {
+        if program::names(self.env, b"TERM=") {
+            return Vec::new();
+        }
         let all = self.env.iter().map(Vec::as_slice).chain([terminal::KIND]);
-        let all = all.take(if names_it { 0 } else { usize::MAX });
         all.flat_map(|variable| [b"--env".to_vec(), variable.to_vec()])
+            .collect()
     }
 
     /// With a terminal, if its master is to go over `socket`.

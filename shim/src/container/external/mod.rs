@@ -138,11 +138,7 @@ impl External {
     /// A container that the runtime has refused has no init; its start will say why.
     pub(super) fn set_created(&mut self, created: &mut Created) -> Result<()> {
         created.warnings.append(&mut self.group.warnings);
-        if !self
-            .env
-            .iter()
-            .any(|variable| variable.starts_with(b"HOME="))
-        {
+        if !program::names(&self.env, b"HOME=") {
             self.env.push(program::home(created.home.as_bytes()));
         }
         if created.init_pid != 0 {
