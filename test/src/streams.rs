@@ -1,9 +1,8 @@
 //! Sessions of Exec, Attach and PortForward, by the client in `test/streams`, which is made of Kubernetes' own library.
 
 use std::{
-    env,
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
 };
@@ -11,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use corten_proto::cri;
 
-use crate::{image, node::Node, pod};
+use crate::{handler, image, node::Node, pod};
 
 /// How a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,11 +131,7 @@ fn client(node: &Node, kind: &str, url: &str, protocol: Protocol) -> Result<Comm
 
 /// What `hack/setup test` has built.
 fn tool(name: &str) -> Result<PathBuf> {
-    let cache = match env::var_os("CORTEN_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cache/corten"),
-    };
-    let path = cache.join("bin").join(name);
+    let path = handler::cache()?.join("bin").join(name);
     let there = path.exists();
     ensure!(
         there,

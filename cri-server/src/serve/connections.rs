@@ -18,6 +18,8 @@ use tokio::{
 };
 use tonic::service::Routes;
 
+use super::authority::Stream;
+
 /// How long calls in flight may take to end: an exec may run for ever, and its client asks again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,8 +52,8 @@ pub(super) async fn serve(listener: UnixListener, routes: Routes, ended: impl Fu
 
 async fn connection(stream: UnixStream, routes: Routes, mut draining: watch::Receiver<()>) {
     let service = TowerToHyperService::new(routes);
-    let connection =
-        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(Stream::new(stream)), service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,

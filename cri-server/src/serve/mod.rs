@@ -1,5 +1,6 @@
 //! `corten serve`: brings everything up, serves until a signal comes, drains. Containers run on.
 
+mod authority;
 mod connections;
 mod directories;
 mod socket;
