@@ -2,18 +2,16 @@
 //! RESOLVE_IN_ROOT).
 
 use std::{
-    ffi::OsStr,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-    path::{Component, Path},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
-use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2, statat},
-    io::Errno,
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat};
+
+use crate::{
+    making::{self, End},
+    open::openat2,
 };
 
 /// An open root directory.
@@ -21,8 +19,8 @@ use rustix::{
 pub struct Root(OwnedFd);
 
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-/// Symlinks that a path to be made may go through; as MAXSYMLINKS of the kernel.
-const MAX_LINKS: u32 = 40;
+/// Mode of directories that a file is made in.
+const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 
 impl Root {
     /// Opens the directory `path` of the host.
@@ -41,13 +39,7 @@ impl Root {
 
     /// Opens `path` below the root. It may be absolute, which means the same.
     pub fn open_at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        Ok(openat2(
-            &self.0,
-            path_or_dot(path),
-            flags | OFlags::CLOEXEC,
-            mode,
-            IN_ROOT,
-        )?)
+        Ok(openat2(&self.0, path_or_dot(path), flags, mode, IN_ROOT)?)
     }
 
     /// Opens `path` as a place, without reading it.
@@ -55,36 +47,9 @@ impl Root {
         self.open_at(path, OFlags::PATH, Mode::empty())
     }
 
-    /// Opens the directory `path`, and makes what is missing of it. Each part is made inside of what was opened before it.
+    /// Opens the directory `path` as a place, and makes what is missing of it, where dangling symlinks lead, too.
     pub fn make_dir_all(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
-        let mut links = 0;
-        self.make_dir_at(self.locate(Path::new("/"))?, path, mode, &mut links)
-    }
-
-    fn make_dir_at(
-        &self,
-        mut dir: OwnedFd,
-        path: &Path,
-        mode: Mode,
-        links: &mut u32,
-    ) -> io::Result<OwnedFd> {
-        let mut done = std::path::PathBuf::from("/");
-        for part in path.components() {
-            match part {
-                Component::Normal(name) => done.push(name),
-                Component::ParentDir => {
-                    done.pop();
-                }
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-            }
-            dir = match self.locate(&done) {
-                Ok(found) => found,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                    self.make_part(dir.as_fd(), &done, mode, links)?
-                }
-                Err(error) => return Err(error),
-            };
-        }
+        let dir = self.locate_or_make(path, mode, End::Directory)?;
         if FileType::from_raw_mode(fstat(&dir)?.st_mode) == FileType::Directory {
             Ok(dir)
         } else {
@@ -92,44 +57,19 @@ impl Root {
         }
     }
 
-    /// Makes the last part of `path`, whose parent is `parent`; a dangling symlink there is followed.
-    fn make_part(
-        &self,
-        parent: BorrowedFd<'_>,
-        path: &Path,
-        mode: Mode,
-        links: &mut u32,
-    ) -> io::Result<OwnedFd> {
-        let name = path.file_name().unwrap_or(OsStr::new("."));
-        match mkdirat(parent, name, mode) {
-            Ok(()) => {}
-            Err(Errno::EXIST) if is_symlink(parent, name)? => {
-                *links += 1;
-                if *links > MAX_LINKS {
-                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
-                }
-                let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
-                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-                let whole = path.parent().unwrap_or(Path::new("/")).join(target);
-                return self.make_dir_at(self.locate(Path::new("/"))?, &whole, mode, links);
-            }
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        self.locate(path)
+    /// Opens the file `path` as a place, and makes an empty one with its directories where it is missing, where dangling
+    /// symlinks lead, too. A directory that is there is opened in its place.
+    pub fn make_file(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+        self.locate_or_make(path, DIRECTORY, End::File(mode))
     }
 
-    /// Opens the file `path` as a place, and makes an empty one with its directories where it is missing.
-    pub fn make_file(&self, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+    fn locate_or_make(&self, path: &Path, mode: Mode, end: End) -> io::Result<OwnedFd> {
         match self.locate(path) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            result => return result,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                making::make(self.as_fd(), path, mode, end)
+            }
+            found => found,
         }
-        if let Some(parent) = path.parent() {
-            self.make_dir_all(parent, Mode::from_raw_mode(0o755))?;
-        }
-        self.open_at(path, OFlags::WRONLY | OFlags::CREATE, mode)?;
-        self.locate(path)
     }
 }
 
@@ -146,11 +86,6 @@ fn path_or_dot(path: &Path) -> &Path {
     } else {
         path
     }
-}
-
-fn is_symlink(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
-    let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 #[cfg(test)]

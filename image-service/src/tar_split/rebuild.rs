@@ -5,8 +5,9 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
+use corten_sys::open::{Descriptors, openat2};
 use crc32fast::Hasher;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use zstd::stream::read::Decoder;
 
@@ -38,6 +39,7 @@ enum Segment {
 /// The archive. Where a file's bytes are not there, zeros take their place, and `tell` hears of it.
 pub(crate) struct Rebuilt<'a, F> {
     layer: BorrowedFd<'a>,
+    descriptors: Descriptors,
     segments: Segments,
     state: State,
     tell: F,
@@ -66,6 +68,7 @@ impl<'a, F: FnMut(Event)> Rebuilt<'a, F> {
     pub(crate) fn new(split: File, layer: BorrowedFd<'a>, tell: F) -> io::Result<Self> {
         Ok(Self {
             layer,
+            descriptors: Descriptors::of_self()?,
             segments: Segments::open(split)?,
             state: State::Between,
             tell,
@@ -86,7 +89,7 @@ impl<'a, F: FnMut(Event)> Rebuilt<'a, F> {
                 crc,
             } => {
                 fragments.reverse();
-                let (file, fault) = open_file(self.layer, &path);
+                let (file, fault) = self.open_file(&path);
                 State::Payload(Payload {
                     path,
                     file,
@@ -98,6 +101,22 @@ impl<'a, F: FnMut(Event)> Rebuilt<'a, F> {
             }
         };
         Ok(())
+    }
+
+    fn open_file(&self, path: &[u8]) -> (Option<File>, Option<&'static str>) {
+        match self.open_at(path) {
+            Ok(Some(file)) => (Some(file.into()), None),
+            Err(Errno::NOENT) => (None, Some("it is missing")),
+            Ok(None) | Err(_) => (None, Some("it is no regular file")),
+        }
+    }
+
+    /// A later entry of the archive may have put a device in the file's place.
+    fn open_at(&self, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let place = openat2(self.layer, path, flags, Mode::empty(), resolve)?;
+        self.descriptors.open_file(place.as_fd(), OFlags::RDONLY)
     }
 
     fn end_payload(&mut self) {
@@ -178,30 +197,6 @@ impl Payload {
     fn fail(&mut self, what: &'static str) {
         self.file = None;
         self.fault = Some(what);
-    }
-}
-
-fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> (Option<File>, Option<&'static str>) {
-    match open_at(root, path) {
-        Ok(file) => (Some(file.into()), None),
-        Err(Errno::NOENT) => (None, Some("it is missing")),
-        Err(_) => (None, Some("it is no regular file")),
-    }
-}
-
-fn open_at(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    // No fifo is waited for, no device opened for good.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let file = loop {
-        match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => break other?,
-        }
-    };
-    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
-        FileType::RegularFile => Ok(file),
-        _ => Err(Errno::INVAL),
     }
 }
 

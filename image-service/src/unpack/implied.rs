@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 
+use corten_sys::open::openat2;
 use rustix::fs::{self, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -86,13 +87,8 @@ fn seen(errno: Errno, opaque_above: bool) -> Result<Sight, Errno> {
 fn open(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    loop {
-        match fs::openat2(layer, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    openat2(layer, path, flags, Mode::empty(), resolve)
 }
 
 fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
+use corten_sys::open::openat2;
 use rustix::fs::{
     self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
     Uid, XattrFlags,
@@ -357,14 +358,7 @@ impl<'a> Tree<'a> {
 
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        loop {
-            let flags = flags | OFlags::CLOEXEC;
-            match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
-                // A rename anywhere on the host while the kernel walked through `..`: openat2(2).
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
-            }
-        }
+        openat2(&self.root, path, flags, Mode::empty(), resolve)
     }
 
     fn count(&mut self, stored: u64) {

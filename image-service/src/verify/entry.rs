@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
+use corten_sys::open::openat2;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, lgetxattr, major, minor, openat2,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, lgetxattr, major, minor,
     readlinkat, statat,
 };
 use rustix::io::Errno;
@@ -137,18 +138,7 @@ impl<'a> Places<'a> {
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        loop {
-            match openat2(
-                self.root,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                resolve,
-            ) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
-            }
-        }
+        openat2(self.root, path, flags, Mode::empty(), resolve)
     }
 
     fn whiteout(&mut self, name: &Name) -> Verdict {
@@ -168,9 +158,8 @@ impl<'a> Places<'a> {
     fn is_no_directory(&self, path: &[u8]) -> bool {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => {
-                let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                let found = openat2(self.root, path, flags, Mode::empty(), resolve);
+                let found = openat2(self.root, path, OFlags::PATH, Mode::empty(), resolve);
                 found.is_err_and(|errno| errno == Errno::LOOP)
             }
             other => other.is_err_and(|errno| matches!(errno, Errno::NOTDIR | Errno::LOOP)),

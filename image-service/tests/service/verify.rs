@@ -1,11 +1,13 @@
 //! Layers against the archives that they were pulled as.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 
 use corten_image::Verification;
-use rustix::fs::{XattrFlags, removexattr, setxattr};
+use rustix::fs::{OFlags, XattrFlags, removexattr, setxattr};
 use tar::EntryType;
 
 use crate::fake::Fake;
@@ -107,6 +109,46 @@ async fn what_was_pulled_is_as_it_was() {
     assert!(found.unchecked.is_empty() && found.bytes > 4096);
     let site = pulled.site.reopen().await;
     assert_eq!(site.images.verify(true).await.unwrap(), found);
+}
+
+/// A later entry of an archive may give a file's name to a FIFO, or to a device, which acts when it is opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_took_a_files_name_is_not_opened() {
+    let layer = Tar::new()
+        .file("d/name", b"content")
+        .entry("d/name", EntryType::Fifo, b"", |_| {})
+        .bytes();
+    let site = Site::new().await;
+    let registry = Fake::serving(image("taken", &[(layer, Pack::Gzip)]), |_| None).await;
+    let reference = format!("{}/app:v1", registry.address);
+    site.images.pull(&reference, None).await.unwrap();
+    let fifo = site.top_layer(&reference).join("d/name");
+    let (send, receive) = mpsc::channel();
+    let writer = thread::spawn({
+        let fifo = fifo.clone();
+        move || {
+            send.send(fs::read_link("/proc/thread-self").unwrap())
+                .unwrap();
+            // Waits for a reader, and be it for a moment (fifo(7)).
+            File::options().write(true).open(fifo).unwrap();
+        }
+    });
+    let waits_in = Path::new("/proc")
+        .join(receive.recv().unwrap())
+        .join("wchan");
+    eventually(|| match fs::read_to_string(&waits_in) {
+        Ok(place) if place.contains("partner") => Ok(()),
+        place => Err(format!("{place:?}")),
+    });
+    let found = site.images.verify(false).await.unwrap();
+    assert_eq!(found.layers, 1);
+    assert!(!writer.is_finished());
+    let mut reader = File::options();
+    reader
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let _reader = reader.open(fifo).unwrap();
+    writer.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,10 +15,11 @@ use std::{
 };
 
 use corten_proto::shim::FailureKind;
+use corten_sys::open::openat2;
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags, fsetxattr,
-        fstat, lgetxattr, lsetxattr, openat2, setxattr, stat, statat,
+        fstat, lgetxattr, lsetxattr, setxattr, stat, statat,
     },
     io::Errno,
     path::Arg,
@@ -181,7 +182,7 @@ fn set(path: impl Arg, label: &str, follow: bool) -> io::Result<()> {
 }
 
 fn open(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     openat2(tree, path, flags, Mode::empty(), resolve)
 }

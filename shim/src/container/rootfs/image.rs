@@ -9,9 +9,12 @@ use std::{
 };
 
 use corten_proto::shim::{Failure, FailureKind, ImageVolume, Mount};
-use corten_sys::mount::{self, ATTR_RDONLY};
+use corten_sys::{
+    mount::{self, ATTR_RDONLY},
+    open::openat2,
+};
 use nix::mount::{MntFlags, umount2};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat};
 
 use super::{attribute_bits, bind::Tree, overlay};
 use crate::failure::{Doing, Result, invalid};
@@ -40,12 +43,11 @@ pub(super) fn open(
 pub(super) fn narrow(whole: &Tree, sub_path: &str, place: &OwnedFd, path: &Path) -> Result<Tree> {
     let narrow = || {
         mount::attach(whole.fd.as_fd(), place.as_fd()).doing("attach", "the image")?;
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let found = openat2(
             &whole.fd,
             Path::new(sub_path),
-            flags,
+            OFlags::PATH,
             Mode::empty(),
             resolve,
         )
