@@ -9,12 +9,16 @@ use std::{
 
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{
-    image,
+    handler, image,
     leftovers::Leftovers,
     node::{Node, binary},
     pod,
 };
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::stat::{Mode, SFlag, makedev, mknod},
+    unistd::mkfifo,
+};
+use tonic::Code;
 
 const HOSTILE: &str = "test.example/hostile:1";
 
@@ -160,6 +164,57 @@ async fn odd_user_files_are_refused_and_nothing_waits_for_them() {
         "{refused:#}"
     );
     Leftovers::settle(&node, &before).await.unwrap();
+}
+
+/// The number of a character device that no driver has: its open fails with ENXIO, which tells that it was tried.
+fn unused_device() -> u64 {
+    let known = fs::read_to_string("/proc/devices").unwrap();
+    let known: Vec<u64> = known
+        .lines()
+        .take_while(|line| !line.starts_with("Block"))
+        .filter_map(|line| line.trim().split(' ').next()?.parse().ok())
+        .collect();
+    let major = (300..511).find(|major| !known.contains(major)).unwrap();
+    makedev(major, 0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_in_place_of_user_files_are_never_opened() {
+    let node = handler::node(&handler::oci_table().unwrap()).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    for (index, name) in ["passwd", "group"].into_iter().enumerate() {
+        image::load_changed(&node, HOSTILE, |tree, _| {
+            let path = tree.join("etc").join(name);
+            fs::remove_file(&path)?;
+            Ok(mknod(
+                &path,
+                SFlag::S_IFCHR,
+                Mode::S_IRUSR,
+                unused_device(),
+            )?)
+        })
+        .await
+        .unwrap();
+        // On the way to an external runtime nothing is in a cgroup that forbids devices.
+        for handler in [handler::OCI, ""] {
+            let config = pod::pod(&format!("device-{index}{handler}"));
+            let pod_id = handler::run_pod(&mut runtime, &config, handler)
+                .await
+                .unwrap();
+            let mut config = hostile("device", "true");
+            config.linux = None;
+            let refused = pod::create(&mut runtime, &pod_id, &config).await;
+            // No name is asked for, but the home and the groups of root.
+            let refused = refused.unwrap_err();
+            assert_eq!(
+                refused.code(),
+                Code::InvalidArgument,
+                "{handler}: {refused}"
+            );
+            let told = format!("\"/etc/{name}\": it is not a file");
+            assert!(refused.message().contains(&told), "{handler}: {refused}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use corten_sys::open;
 
 use super::document::{self, Document, MAX_BYTES};
 
@@ -112,7 +114,7 @@ fn look(path: &Path, known: Option<Known>) -> io::Result<Option<Known>> {
     if let Some(known) = known.filter(|known| known.stamp == Stamp::of(&metadata)) {
         return Ok(Some(known));
     }
-    let file = File::open(path)?;
+    let file = open::regular_file(path)?;
     // Of what is read: it may be replaced at any moment.
     let stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();

@@ -1,16 +1,14 @@
 //! The CRI's security profiles, in both of its ways, and the seccomp filter that a request asks for.
 
 use std::{
-    fs::OpenOptions,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use corten_proto::cri;
+use corten_sys::open;
 use cri::security_profile::ProfileType;
-use nix::fcntl::OFlag;
 
 use super::{Container, Input, Invalid, Security, path, seccomp};
 
@@ -36,14 +34,8 @@ pub(crate) fn seccomp_localhost_path(
 /// Reads a profile for [`super::Container::seccomp_profile`]. Blocks: not for an async thread.
 pub(crate) fn read_seccomp_profile(path: &Path) -> Result<Vec<u8>, Invalid> {
     let read = || -> io::Result<Vec<u8>> {
-        // A FIFO would wait for a writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
+        // A FIFO would wait for a writer, and a device act.
+        let file = open::regular_file(path)?;
         let mut json = Vec::new();
         // One byte more shows that it is too large.
         file.take(seccomp::MAX_PROFILE + 1).read_to_end(&mut json)?;

@@ -26,7 +26,7 @@ use super::{
     rootfs::{self, Pids, Sources},
     security::{self, Privileges},
     terminal,
-    user::{self, User},
+    user::User,
 };
 use crate::failure::{Doing, Result, failure};
 
@@ -81,8 +81,8 @@ impl Init<'_> {
             template: template.as_fd(),
             proof: self.proof,
         });
-        let root = sources.assemble(self.plan, template, pids)?;
-        let user = self.close(root, &stdio, &mut told)?;
+        let (root, user) = sources.assemble(self.plan, template, pids)?;
+        self.close(root, &user, &stdio, &mut told)?;
         self.joins.enter_pid()?;
         self.joins.enter_user()?;
         keyring::join(&self.plan.container_id, &mut told.warnings)?;
@@ -104,17 +104,15 @@ impl Init<'_> {
 
     /// The last steps that take the host's root: all that the user's ids on the host are needed for, and limits that nobody
     /// else may raise. The tree is `/` then, and as the container will see it.
-    fn close(&self, root: Root, stdio: &Stdio, told: &mut Created) -> Result<User> {
+    fn close(&self, root: Root, user: &User, stdio: &Stdio, told: &mut Created) -> Result<()> {
         let process = self.process;
-        let user = user::look_up(&root, &process.user.clone().unwrap_or_default())?;
         self.ids.check(&user.identity)?;
         let owner = self.ids.owner(user.identity.uid, user.identity.gid)?;
         // What is missing of it has to be made before the root is read-only.
         drop(child::open_cwd(&root, &process.cwd, owner)?);
         child::give_streams(stdio, owner.0);
         security::set_rlimits(&process.rlimits, &mut told.warnings)?;
-        rootfs::close(&root, self.plan)?;
-        Ok(user)
+        rootfs::close(&root, self.plan)
     }
 
     /// From a complete tree to a process that only lacks its program.

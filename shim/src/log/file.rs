@@ -3,28 +3,33 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
-use nix::libc;
+use corten_sys::open::Descriptors;
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+};
 
 #[derive(Debug)]
 pub(super) struct LogFile(File);
 
 impl LogFile {
-    /// Opens it, made with mode 0640 where it is missing. A symlink is not followed: the directory may belong to somebody else.
+    /// Opens it, made with mode 0640 where it is missing. The directory may belong to somebody else: no symlink is followed, and
+    /// no device opened.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)?;
-        if file.metadata()?.is_file() {
-            Ok(Self(file))
-        } else {
-            Err(io::Error::other("it is not a regular file"))
+        if let Some(file) = existing(path)? {
+            return Ok(Self(file));
+        }
+        let mut options = OpenOptions::new();
+        let options = options.append(true).create_new(true).mode(0o640);
+        match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                existing(path)?.ok_or(error).map(Self)
+            }
+            made => made.map(Self),
         }
     }
 
@@ -58,6 +63,19 @@ impl LogFile {
         let end = self.0.stream_position()?;
         self.0
             .set_len(end.saturating_sub(u64::try_from(bytes).unwrap_or(0)))
+    }
+}
+
+fn existing(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = match openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        place => place?,
+    };
+    let flags = OFlags::WRONLY | OFlags::APPEND;
+    match Descriptors::of_self()?.open_file(place.as_fd(), flags)? {
+        Some(file) => Ok(Some(file.into())),
+        None => Err(io::Error::other("it is not a regular file")),
     }
 }
 

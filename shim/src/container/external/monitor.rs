@@ -27,7 +27,7 @@ use super::{
         group::Group,
         report::{self, Packet},
         rootfs::Sources,
-        security, user,
+        security,
     },
     console::Console,
     drop_streams, end_as, keep_only,
@@ -94,8 +94,7 @@ impl Monitor<'_> {
         // A copy of all that the host has, so that volumes stay in their peer groups.
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
         let nodes = sources.nodes();
-        let (root, bound) = sources.lay_out(self.plan, &self.runtime.bundle())?;
-        let user = user::look_up(&root, &process.user.clone().unwrap_or_default())?;
+        let (user, bound) = sources.lay_out(self.plan, &self.runtime.bundle())?;
         told.identity = Some(user.identity.clone());
         told.home = String::from_utf8_lossy(&user.home).into_owned();
         let prepared = Prepared {

@@ -238,11 +238,6 @@ fn node(metadata: &fs::Metadata, destination: &Path, permissions: &str) -> Optio
     })
 }
 
-/// Whether [`give`] has anything to do.
-pub(super) fn are_to_give(nodes: &[Node]) -> bool {
-    nodes.iter().any(|node| node.is_users != [false; 2])
-}
-
 /// Makes the container's user the owner of nodes that are to be the user's.
 pub(super) fn give(nodes: &mut [Node], user: &Identity, ids: &Ids) {
     let (uid, gid) = ids.owner_or_root(user.uid, user.gid);

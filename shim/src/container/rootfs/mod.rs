@@ -24,11 +24,12 @@ use std::{
 
 use corten_proto::{
     layout,
-    shim::{DeviceNode, Identity, Mount, MountAttributes, Plan, Rootfs, mount::Kind},
+    shim::{self, DeviceNode, Identity, Mount, MountAttributes, Plan, Rootfs, mount::Kind},
 };
 use corten_sys::{
     mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY},
     ns,
+    open::Descriptors,
     process::CloneFlags,
     root::Root,
 };
@@ -43,7 +44,11 @@ use rustix::{
 
 pub(crate) use self::overlay::open as open_overlay;
 pub(super) use self::{device::is_null, proc::Pids};
-use super::{group::Group, ids::Ids, user};
+use super::{
+    group::Group,
+    ids::Ids,
+    user::{self, User},
+};
 use crate::failure::{Doing, Result, invalid};
 
 /// Mode of directories that are made as mount points.
@@ -56,6 +61,8 @@ pub(super) struct Sources {
     root: OwnedFd,
     mounts: Vec<Source>,
     nodes: Vec<device::Node>,
+    /// By which files of the root are opened, where there is no /proc any more.
+    descriptors: Descriptors,
 }
 
 /// Nodes that a runtime is to make.
@@ -89,6 +96,7 @@ impl Sources {
             return Err(invalid("read", "rootfs", "is missing"));
         };
         let nodes = device::find(&plan.devices, &Ids::of(plan))?;
+        let descriptors = Descriptors::of_self().doing("open", "/proc/self/fd")?;
         let mut open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => {
                 bind::open(bind, mount, user_namespace, &plan.mount_label, warnings)
@@ -119,6 +127,7 @@ impl Sources {
             root,
             mounts,
             nodes,
+            descriptors,
         })
     }
 
@@ -138,8 +147,8 @@ impl Sources {
     }
 
     /// Attaches the root and what is bound in it below `bundle`, for an external runtime that mounts the rest. To be called in
-    /// a mount namespace that nobody else is in. Returns the root, and which mounts of the plan lie in the bundle.
-    pub(super) fn lay_out(mut self, plan: &Plan, bundle: &Path) -> Result<(Root, Vec<usize>)> {
+    /// a mount namespace that nobody else is in. Returns the user, and which mounts of the plan lie in the bundle.
+    pub(super) fn lay_out(mut self, plan: &Plan, bundle: &Path) -> Result<(User, Vec<usize>)> {
         let path = bundle.join(layout::BUNDLE_ROOT);
         let place = bundle::make(&path, true)?;
         self.narrow(plan, &place, &path)?;
@@ -160,7 +169,7 @@ impl Sources {
                 _ => {}
             }
         }
-        Ok((root, bound))
+        Ok((look_up_user(&root, &self.descriptors, plan)?, bound))
     }
 
     /// Takes the parts of images that are asked for; `place` is an empty directory, at `path`.
@@ -180,13 +189,14 @@ impl Sources {
         Nodes(self.nodes.clone())
     }
 
-    /// Puts the tree together in a mount namespace of the caller's own. `pids` is a PID namespace that is not the caller's.
+    /// Puts the tree together in a mount namespace of the caller's own, and looks up the user in it. `pids` is a PID namespace
+    /// that is not the caller's.
     pub(super) fn assemble(
         mut self,
         plan: &Plan,
         template: &OwnedFd,
         pids: Option<Pids<'_>>,
-    ) -> Result<Root> {
+    ) -> Result<(Root, User)> {
         ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)
             .doing("enter", "the template mount namespace")?;
         unshare(CloneFlags::CLONE_NEWNS).doing("unshare", "the mount namespace")?;
@@ -210,19 +220,23 @@ impl Sources {
                 (Source::Later, _) => {}
             }
         }
-        if device::are_to_give(&self.nodes) {
-            let process = plan.process.clone().unwrap_or_default();
-            let user = user::look_up(&root, &process.user.unwrap_or_default())?;
-            device::give(&mut self.nodes, &user.identity, &Ids::of(plan));
-        }
+        let user = look_up_user(&root, &self.descriptors, plan)?;
+        device::give(&mut self.nodes, &user.identity, &Ids::of(plan));
         device::make(&root, &self.nodes)?;
         if !plan.mounts.iter().any(|mount| {
             mount.destination == "/dev" && !matches!(mount.kind, Some(Kind::Filesystem(_)))
         }) {
             device::make_defaults(&root)?;
         }
-        Ok(root)
+        Ok((root, user))
     }
+}
+
+fn look_up_user(root: &Root, descriptors: &Descriptors, plan: &Plan) -> Result<User> {
+    let none = shim::User::default();
+    let process = plan.process.as_ref();
+    let wanted = process.and_then(|process| process.user.as_ref());
+    user::look_up(root, descriptors, wanted.unwrap_or(&none))
 }
 
 /// Covers masked paths, makes read-only what has to be, and leaves everything else behind: `root` is then `/`.

@@ -1,19 +1,21 @@
 //! The user of a container's processes, as the image's /etc/passwd and /etc/group have it.
 //!
-//! Both files are the image's: they are opened inside the root, have to be regular, and are read up to a limit.
+//! Both files are the image's: they are found inside the root, are opened only where they are regular, and are read up to a
+//! limit.
 
 mod database;
 
 use std::{
     fs::File,
     io::{self, Read},
+    os::fd::AsFd,
     path::Path,
 };
 
 use corten_proto::shim::{self, Identity};
-use corten_sys::root::Root;
+use corten_sys::{open::Descriptors, root::Root};
 use nix::libc;
-use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::fs::OFlags;
 
 use self::database::Entry;
 use crate::failure::{Doing, Result, invalid};
@@ -37,9 +39,10 @@ pub(super) struct User {
     pub(super) home: Vec<u8>,
 }
 
-/// Looks up the user that `wanted` names in the image.
-pub(super) fn look_up(root: &Root, wanted: &shim::User) -> Result<User> {
-    select(wanted, &read(root, PASSWD)?, || read(root, GROUP))
+/// Looks up the user that `wanted` names in the image. `descriptors` are of this process.
+pub(super) fn look_up(root: &Root, descriptors: &Descriptors, wanted: &shim::User) -> Result<User> {
+    let read = |path| read(root, descriptors, path);
+    select(wanted, &read(PASSWD)?, || read(GROUP))
 }
 
 /// The rule: a number is an id also where the image has a user of that name, or an image could make a user that is not root
@@ -130,17 +133,15 @@ fn number(text: &str) -> Result<Option<u32>> {
 }
 
 /// A file of the image; one that is not there is empty.
-fn read(root: &Root, path: &str) -> Result<Vec<u8>> {
-    // A FIFO would block.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match root.open_at(Path::new(path), flags, Mode::empty()) {
+fn read(root: &Root, descriptors: &Descriptors, path: &str) -> Result<Vec<u8>> {
+    let place = match root.locate(Path::new(path)) {
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
-        result => result.doing("open the image's", path)?,
+        result => result.doing("find the image's", path)?,
     };
-    let stat = fstat(&file).doing("stat the image's", path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(invalid("read the image's", path, "it is not a file"));
-    }
+    let file = descriptors
+        .open_file(place.as_fd(), OFlags::RDONLY)
+        .doing("open the image's", path)?
+        .ok_or_else(|| invalid("read the image's", path, "it is not a file"))?;
     let mut text = Vec::new();
     File::from(file)
         .take(MAX_FILE + 1)
