@@ -73,6 +73,19 @@ impl Error {
         }
     }
 
+    /// Error of a shim that could not do its part, of the request's field where the shim knows which one is at fault.
+    pub(crate) fn of_shim(doing: &str, source: shim::Error) -> Self {
+        match source.failure() {
+            Some(failure) if !failure.field.is_empty() => {
+                Self::invalid(failure.field.clone(), source.to_string())
+            }
+            _ => Self::Shim {
+                doing: doing.to_owned(),
+                source,
+            },
+        }
+    }
+
     pub(crate) fn not_found(kind: &'static str, id: &str) -> Self {
         Self::NotFound {
             kind,

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, io};
 
-use corten_proto::shim::{Failure, FailureKind};
+use corten_proto::shim::{Failure, FailureKind, Mount};
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -42,6 +42,7 @@ pub(crate) fn failure(
         } else {
             String::new()
         },
+        field: String::new(),
     }
 }
 
@@ -53,6 +54,22 @@ pub(crate) fn invalid(operation: &str, subject: impl Display, hint: impl Display
         subject: subject.to_string(),
         errno: 0,
         hint: hint.to_string(),
+        field: String::new(),
+    }
+}
+
+/// Names the request's field, or its `part`, where the fault is the request's.
+pub(crate) fn of_mount(mount: &Mount, part: &str) -> impl Fn(Failure) -> Failure {
+    move |failure| {
+        let is_named = !failure.field.is_empty() || mount.field.is_empty();
+        if is_named || failure.kind() != FailureKind::FailureInvalid {
+            return failure;
+        }
+        let field = match part {
+            "" => mount.field.clone(),
+            part => format!("{}.{part}", mount.field),
+        };
+        Failure { field, ..failure }
     }
 }
 

@@ -3,7 +3,7 @@
 use corten_proto::shim::{self, mount::Kind};
 
 use super::document::{DeviceNode, Edits, Mount, NO_PERMISSIONS};
-use crate::spec::{MountOptions, clean_path};
+use crate::spec::{MountOptions, clean_path, proc_refusal};
 
 /// The edits of all devices, merged.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,6 +99,10 @@ fn mount(mount: &Mount) -> Result<shim::Mount, String> {
         return Err("a mount cannot replace the root".into());
     }
     let told = |reason| format!("its mount on {destination}: {reason}");
+    let is_bind = mount.r#type != "tmpfs";
+    if let Some(reason) = proc_refusal(&destination, is_bind) {
+        return Err(told(reason));
+    }
     let options = MountOptions::parse(&mount.options).map_err(told)?;
     let kind = match mount.r#type.as_str() {
         "" | "bind" | "none" => Kind::Bind(options.bind(&mount.host_path).map_err(told)?),

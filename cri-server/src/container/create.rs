@@ -295,10 +295,7 @@ async fn make(
     })
     .await?;
 
-    let failed = |doing: &str| {
-        let doing = doing.to_owned();
-        move |source| Error::Shim { doing, source }
-    };
+    let failed = |doing: &'static str| move |source| Error::of_shim(doing, source);
     let started = cx
         .launcher
         .start(&record.id, &state_dir)

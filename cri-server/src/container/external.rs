@@ -48,10 +48,7 @@ impl External {
         plan: Plan,
         template: BorrowedFd<'_>,
     ) -> Result<Created> {
-        let failed = |doing: &str| {
-            let doing = doing.to_owned();
-            move |source| Error::Shim { doing, source }
-        };
+        let failed = |doing: &'static str| move |source| Error::of_shim(doing, source);
         let prepared = client
             .prepare(plan.clone(), self.oci, template)
             .await

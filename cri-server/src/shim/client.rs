@@ -271,7 +271,7 @@ impl Client {
         };
         drop(forget);
         match answer? {
-            Answer::Failure(failure) => Err(Error::Refused(failure)),
+            Answer::Failure(failure) => Err(Error::Refused(failure.into())),
             answer => Ok(answer),
         }
     }

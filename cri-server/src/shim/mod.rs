@@ -34,7 +34,7 @@ pub(crate) enum Error {
     #[error("the shim answered {what} with something else")]
     Confused { what: &'static str },
     #[error("{}", describe(.0))]
-    Refused(Failure),
+    Refused(Box<Failure>),
 }
 
 impl Error {
@@ -69,7 +69,7 @@ impl Error {
     /// The failure that the shim told, if it told one.
     pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Refused(failure) => Some(failure),
+            Self::Refused(failure) => Some(failure.as_ref()),
             _ => None,
         }
     }
@@ -101,7 +101,7 @@ mod tests {
             operation: "exec".into(),
             subject: "/bin/nothing".into(),
             errno: 2,
-            hint: String::new(),
+            ..Failure::default()
         };
         assert_eq!(
             describe(&failure),

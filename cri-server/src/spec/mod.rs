@@ -45,7 +45,7 @@ pub(crate) use apparmor::{Apparmor, apparmor};
 pub(crate) use cgroup::{cgroup_parent, slice_path};
 pub(crate) use dns::{hostname, hosts, resolv_conf};
 pub(crate) use host::Host;
-pub(crate) use mounts::MountOptions;
+pub(crate) use mounts::{MountOptions, proc_refusal};
 pub(crate) use namespaces::of_pod as pod_namespaces;
 pub(crate) use oci::{config as oci_config, seccomp as oci_seccomp};
 pub(crate) use path::clean as clean_path;

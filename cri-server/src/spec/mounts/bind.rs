@@ -7,7 +7,7 @@ use corten_proto::{
     shim::{self, mount::Kind},
 };
 
-use super::image;
+use super::{image, proc_refusal};
 use crate::spec::{ImageVolumes, Invalid, namespaces, path, user_namespace};
 
 /// In the request's order, destinations cleaned.
@@ -48,11 +48,15 @@ fn lower(
             "a mount cannot replace the root",
         ));
     }
+    if let Some(reason) = proc_refusal(&destination, mount.image.is_none()) {
+        return Err(Invalid::new(format!("{field}.container_path"), reason));
+    }
     Ok(shim::Mount {
         destination,
         attributes: Some(attributes(mount, field)?),
         kind: Some(kind),
         id_mapped: id_mapped(mount, pod, field)?,
+        field: field.to_owned(),
     })
 }
 
@@ -230,6 +234,13 @@ mod tests {
         refused(
             cri::Mount {
                 container_path: "/c/..".into(),
+                ..mount()
+            },
+            "container_path",
+        );
+        refused(
+            cri::Mount {
+                container_path: "/proc/./sys/".into(),
                 ..mount()
             },
             "container_path",

@@ -43,6 +43,7 @@ pub(super) fn plan(
             Ok(shim::Mount {
                 destination,
                 kind: Some(Kind::Declared(shim::DeclaredVolume { source })),
+                field: FIELD.into(),
                 ..Default::default()
             })
         })

@@ -5,6 +5,7 @@ mod bind;
 mod declared;
 mod image;
 mod options;
+mod proc;
 mod system;
 
 use std::{
@@ -18,6 +19,7 @@ use super::{Input, Invalid, Security, user_namespace};
 
 pub(super) use bind::validate;
 pub(crate) use options::MountOptions;
+pub(crate) use proc::refusal as proc_refusal;
 
 /// Parents come before what lies below them, and the request's order is kept otherwise. A mount of
 /// the request takes the place of ours on the same destination, and one of a CDI device that of both; one on `/dev` also of the file

@@ -24,6 +24,7 @@ pub(super) fn lower(
             kind,
             // Of pods with user namespaces.
             id_mapped: _,
+            field: _,
         } = mount;
         let bound = prepared
             .bound

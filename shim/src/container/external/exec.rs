@@ -103,8 +103,8 @@ impl ExecMonitor<'_> {
                 kind: FailureKind::FailureExec.into(),
                 operation: "exec".into(),
                 subject: String::from_utf8_lossy(&self.args[0]).into_owned(),
-                errno: 0,
                 hint: words,
+                ..Failure::default()
             }),
         }
     }

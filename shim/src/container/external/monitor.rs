@@ -256,8 +256,8 @@ impl Monitor<'_> {
             kind: FailureKind::FailureExec.into(),
             operation: "exec".into(),
             subject: String::from_utf8_lossy(program.map_or(b"", Vec::as_slice)).into_owned(),
-            errno: 0,
             hint: words,
+            ..Failure::default()
         }
     }
 }

@@ -16,10 +16,10 @@ use corten_sys::{
     root::Root,
 };
 use nix::mount::MsFlags;
-use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
+use rustix::fs::{AtFlags, FileType, PROC_SUPER_MAGIC, StatxFlags, fstat, fstatfs, statx};
 
-use super::{attach_at, attribute_bits, bundle, context};
-use crate::failure::{Doing, Result, failure, invalid};
+use super::{attribute_bits, bundle, context, place};
+use crate::failure::{Doing, Result, failure, invalid, of_mount};
 
 /// A detached mount that is to be attached in the container.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub(super) fn open(
             &error,
         )
     })?;
+    refuse_on_proc(&fd, bind, mount)?;
     if bind.relabel && !label.is_empty() {
         context::relabel(fd.as_fd(), &bind.source, label)?;
     }
@@ -56,7 +57,8 @@ pub(super) fn open(
     let subject = || format!("of mount {}", mount.destination);
     let propagation = bind.propagation();
     if propagation != Propagation::Private {
-        check_propagation(path, propagation, &mount.destination)?;
+        check_propagation(path, propagation, &mount.destination)
+            .map_err(of_mount(mount, "propagation"))?;
     }
     if let Some(flag) = propagation_flag(propagation) {
         mount::set_attributes(fd.as_fd(), 0, flag.bits(), true)
@@ -71,6 +73,17 @@ pub(super) fn open(
             .doing("make read-only recursively", subject())?;
     }
     Tree::new(&bind.source, fd)
+}
+
+/// Refuses a source on /proc that is no proc file system: programs take what they find there for the kernel's.
+fn refuse_on_proc(tree: &OwnedFd, bind: &Bind, mount: &Mount) -> Result<()> {
+    if mount.destination != place::PROC
+        || fstatfs(tree).doing("statfs", &bind.source)?.f_type == PROC_SUPER_MAGIC
+    {
+        return Ok(());
+    }
+    let subject = format!("{} on {}", bind.source, mount.destination);
+    Err(invalid("mount", subject, "it is no proc file system"))
 }
 
 fn map_ids(
@@ -194,32 +207,19 @@ impl Tree {
         bundle::attach(self.fd.as_fd(), place, self.is_directory)
     }
 
+    /// Refuses a mount that an external runtime would refuse in words of its own.
+    pub(super) fn refuse_wrong(&self, root: &Root, destination: &str) -> Result<()> {
+        place::refuse_wrong(root, destination, self.is_directory, &self.source)
+    }
+
     pub(super) fn attach(&self, root: &Root, destination: &str) -> Result<()> {
-        attach_at(root, self.fd.as_fd(), destination, self.is_directory).map_err(|failure| {
-            let place = root
-                .locate(Path::new(destination))
-                .ok()
-                .and_then(|place| fstat(&place).ok());
-            match place.map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
-                Some(is_directory) if is_directory != self.is_directory => {
-                    let kind = |is_directory| {
-                        if is_directory {
-                            "a directory"
-                        } else {
-                            "a file"
-                        }
-                    };
-                    let hint = format!(
-                        "the source {} is {}, and there is {} in the container",
-                        self.source,
-                        kind(self.is_directory),
-                        kind(is_directory)
-                    );
-                    invalid("mount on", destination, hint)
-                }
-                _ => failure,
-            }
-        })
+        place::attach(
+            root,
+            self.fd.as_fd(),
+            destination,
+            self.is_directory,
+            &self.source,
+        )
     }
 }
 

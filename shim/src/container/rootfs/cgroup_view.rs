@@ -12,7 +12,7 @@ use corten_sys::{
 use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 
-use super::{DIRECTORY, attach_at, attribute_bits, context};
+use super::{DIRECTORY, attribute_bits, context, place};
 use crate::{
     container::group::Group,
     failure::{Doing, Result},
@@ -79,12 +79,12 @@ impl View {
             Self::V2 => {
                 let fd = mount::new_filesystem("cgroup2", &[("source", Some("cgroup"))], bits)
                     .doing("mount", "cgroup2")?;
-                attach_at(root, fd.as_fd(), &mount.destination, true)
+                place::attach(root, fd.as_fd(), &mount.destination, true, "cgroup2")
             }
             Self::V2OfHost(fd) => {
                 mount::set_attributes(fd.as_fd(), bits, MS_SLAVE, false)
                     .doing("set attributes", "of cgroup2")?;
-                attach_at(root, fd.as_fd(), &mount.destination, true)
+                place::attach(root, fd.as_fd(), &mount.destination, true, "cgroup2")
             }
         }
     }
@@ -105,7 +105,7 @@ fn attach_v1(
     let options: Vec<_> = options.into_iter().chain(context::option(label)).collect();
     let tmpfs = mount::new_filesystem("tmpfs", &options, bits & !ATTR_RDONLY)
         .doing("mount", "tmpfs for cgroups")?;
-    attach_at(root, tmpfs.as_fd(), destination, true)?;
+    place::attach(root, tmpfs.as_fd(), destination, true, "tmpfs for cgroups")?;
     for Hierarchy { name, tree } in hierarchies {
         let subject = || format!("{destination}/{name}");
         mkdirat(&tmpfs, name, DIRECTORY).doing("make directory", subject())?;

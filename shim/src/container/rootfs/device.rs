@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{DIRECTORY, Ids};
+use super::{DIRECTORY, Ids, place};
 use crate::failure::{Doing, Result, failure, invalid};
 
 /// Documentation/admin-guide/devices.txt.
@@ -279,7 +279,7 @@ pub(super) fn make(root: &Root, nodes: &[Node]) -> Result<()> {
             parents.insert(
                 parent,
                 root.make_dir_all(parent, DIRECTORY)
-                    .doing("make directory", parent.display())?,
+                    .map_err(|error| place::not_made(&parent.to_string_lossy(), &error))?,
             );
         }
         let name = node

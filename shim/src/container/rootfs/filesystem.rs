@@ -1,16 +1,13 @@
 //! File systems of the kernel: proc, sysfs, tmpfs, devpts, mqueue.
 
-use std::{os::fd::AsFd, path::Path};
+use std::os::fd::AsFd;
 
 use corten_proto::shim::{Filesystem, Mount, Plan, namespace::From};
 use corten_sys::{mount, root::Root};
-use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, chownat, openat2},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, chownat};
 
-use super::{super::ids::Ids, Pids, attach_at, attribute_bits, context};
-use crate::failure::{Doing, Result, invalid};
+use super::{super::ids::Ids, Pids, attribute_bits, context, place};
+use crate::failure::{Doing, Result};
 
 /// New ones, whose files are the container's own.
 const LABELLED: [&str; 2] = ["tmpfs", "devpts"];
@@ -25,7 +22,7 @@ pub(super) fn attach(
 ) -> Result<()> {
     let subject = || format!("{} on {}", kind.r#type, mount.destination);
     if matches!(kind.r#type.as_str(), "proc" | "sysfs") {
-        refuse_symlinks(root, &mount.destination)?;
+        place::refuse_symlinks(root, &mount.destination)?;
     }
     // What mount tables name it by: programs look for "proc" and "sysfs" there.
     let mut options = options(&kind.options);
@@ -47,32 +44,13 @@ pub(super) fn attach(
         let (uid, gid) = Ids::of(plan).owner(0, 0)?;
         chownat(&fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing("chown", subject())?;
     }
-    attach_at(root, fd.as_fd(), &mount.destination, true)
+    place::attach(root, fd.as_fd(), &mount.destination, true, &kind.r#type)
 }
 
 /// Or its pod's.
 fn has_own_ipc(plan: &Plan) -> bool {
     let ipc = plan.namespaces.as_ref().and_then(|all| all.ipc.as_ref());
     ipc.is_some_and(|ipc| !matches!(ipc.from, Some(From::Host(_))))
-}
-
-/// An image whose /proc is a symlink would have its masked paths somewhere else than the kernel's files.
-fn refuse_symlinks(root: &Root, destination: &str) -> Result<()> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    match openat2(
-        root,
-        Path::new(destination),
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    ) {
-        Err(Errno::LOOP) => Err(invalid(
-            "mount",
-            destination,
-            "the image has a symlink there, and it has to be a directory",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// "mode=755,size=64k,noswap" as keys with values and flags without.

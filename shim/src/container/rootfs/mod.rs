@@ -14,6 +14,7 @@ mod hidden;
 mod image;
 mod mapped;
 mod overlay;
+mod place;
 mod proc;
 mod volume;
 
@@ -49,7 +50,7 @@ use super::{
     ids::Ids,
     user::{self, User},
 };
-use crate::failure::{Doing, Result, invalid};
+use crate::failure::{Doing, Result, invalid, of_mount};
 
 /// Mode of directories that are made as mount points.
 const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
@@ -100,6 +101,7 @@ impl Sources {
         let mut open = |mount: &Mount| match &mount.kind {
             Some(Kind::Bind(bind)) => {
                 bind::open(bind, mount, user_namespace, &plan.mount_label, warnings)
+                    .map_err(of_mount(mount, "host_path"))
                     .map(Source::Tree)
             }
             Some(Kind::Declared(declared)) => volume::open(declared).map(Source::Tree),
@@ -160,9 +162,15 @@ impl Sources {
             match (source, &mount.kind) {
                 // Part of the root, as far as the runtime knows.
                 (Source::Tree(tree), Some(Kind::Declared(_))) => {
-                    places.attach(&root, tree, &mount.destination, &plan.mount_label)?;
+                    places
+                        .attach(&root, tree, &mount.destination, &plan.mount_label)
+                        .map_err(of_mount(mount, ""))?;
                 }
                 (Source::Tree(tree), _) => {
+                    if !is_below_another(mount, plan) {
+                        tree.refuse_wrong(&root, &mount.destination)
+                            .map_err(of_mount(mount, "container_path"))?;
+                    }
                     tree.attach_in(&layout::bundle_mount(bundle, index))?;
                     bound.push(index);
                 }
@@ -210,9 +218,13 @@ impl Sources {
         for (mount, source) in plan.mounts.iter().zip(self.mounts) {
             match (source, &mount.kind) {
                 (Source::Tree(tree), Some(Kind::Declared(_))) => {
-                    places.attach(&root, &tree, &mount.destination, &plan.mount_label)?;
+                    places
+                        .attach(&root, &tree, &mount.destination, &plan.mount_label)
+                        .map_err(of_mount(mount, ""))?;
                 }
-                (Source::Tree(tree), _) => tree.attach(&root, &mount.destination)?,
+                (Source::Tree(tree), _) => tree
+                    .attach(&root, &mount.destination)
+                    .map_err(of_mount(mount, "container_path"))?,
                 (Source::Cgroup(view), _) => view.attach(&root, mount, &plan.mount_label)?,
                 (Source::Later, Some(Kind::Filesystem(kind))) => {
                     filesystem::attach(&root, mount, kind, plan, pids)?
@@ -230,6 +242,14 @@ impl Sources {
         }
         Ok((root, user))
     }
+}
+
+/// Whether its destination lies in what another mount covers.
+fn is_below_another(mount: &Mount, plan: &Plan) -> bool {
+    let path = Path::new(&mount.destination);
+    let others = plan.mounts.iter().map(|other| &*other.destination);
+    let mut others = others.filter(|other| *other != mount.destination);
+    others.any(|other| path.starts_with(other))
 }
 
 fn look_up_user(root: &Root, descriptors: &Descriptors, plan: &Plan) -> Result<User> {
@@ -274,26 +294,4 @@ fn attribute_bits(attributes: Option<MountAttributes>) -> u64 {
         .into_iter()
         .filter(|(set, _)| *set)
         .fold(0, |bits, (_, bit)| bits | bit)
-}
-
-/// Attaches a mount at a path in the container, whose last part is made where it is missing.
-fn attach_at(
-    root: &Root,
-    mount: BorrowedFd<'_>,
-    destination: &str,
-    is_directory: bool,
-) -> Result<()> {
-    let path = Path::new(destination);
-    let found = match root.locate(path) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
-            if is_directory {
-                root.make_dir_all(path, DIRECTORY)
-            } else {
-                root.make_file(path, FILE)
-            }
-        }
-        found => found,
-    };
-    let place = found.doing("make mount point", destination)?;
-    mount::attach(mount, place.as_fd()).doing("attach mount", destination)
 }

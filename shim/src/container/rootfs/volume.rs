@@ -7,7 +7,7 @@ use corten_sys::{mount, root::Root};
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
-use super::{DIRECTORY, bind::Tree, context, copy_up};
+use super::{DIRECTORY, bind::Tree, context, copy_up, place};
 use crate::failure::{Doing, Result, invalid};
 
 /// The volume's directory, detached.
@@ -40,7 +40,7 @@ impl Places {
         let path = Path::new(destination);
         let place = root
             .make_dir_all(path, DIRECTORY)
-            .doing("make mount point", destination)?;
+            .map_err(|error| place::not_made(destination, &error))?;
         let refused = |hint| Err(invalid("mount the image's volume", destination, hint));
         if !self.0.contains(&mount_id(&place, destination)?) {
             return refused("it leads into another mount");
