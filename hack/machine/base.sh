@@ -65,7 +65,7 @@ busybox_root() {
     mkdir -p "$root"/{bin,lib/modules,proc,sys,dev,run,tmp,var,etc,mnt,usr/local}
     # Loaded in the order of their names; what is in the kernel has no file.
     for module in "$@"; do
-        modprobe -d "$kernel_root" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+        modprobe -d "$kernel_root" -S "$version" --show-depends "$module" | sed -n 's/^insmod \(.*\.ko[.a-z]*\).*/\1/p'
     done | awk '!seen[$0]++' >"$root.modules"
     while read -r file; do
         module=$root/lib/modules/$((number++))-$(basename "$file" .xz)

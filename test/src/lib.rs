@@ -18,3 +18,18 @@ pub mod tree;
 pub mod vm;
 pub mod wait;
 pub mod write_log;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// Where the scripts and the data of the repository are, if not where it was built.
+const REPOSITORY: &str = "CORTEN_REPOSITORY";
+
+/// The repository that the tests belong to; in a virtual machine what of it is there.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    env::var_os(REPOSITORY).map_or_else(built, PathBuf::from)
+}

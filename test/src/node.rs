@@ -384,7 +384,7 @@ fn child_of(pid: u32) -> Result<i32> {
 pub fn binary(name: &str) -> Result<PathBuf> {
     let dir = match std::env::var_os("CORTEN_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        None => crate::repository().join("target/release"),
     };
     let path = dir.join(name);
     path.canonicalize()

@@ -9,7 +9,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     path::Path,
     process::{Command, Stdio},
@@ -28,6 +28,9 @@ const CUT: &str = "the power is cut";
 const LIMIT: &str = "900";
 /// What tests in the machine need besides Debian's own programs.
 const BUSYBOX: &str = "/bin/busybox";
+/// Where the test program and its tools are in the machine: wherever they are here, systemd may hide that place there.
+const PROGRAM: &str = "/corten/test-program";
+const CACHE: &str = "/corten/cache";
 /// Where the packaged unit's daemon serves, and its configuration.
 const SOCKET: &str = "/run/corten/corten.sock";
 const CONFIG: &str = "/etc/corten/config.toml";
@@ -63,7 +66,7 @@ pub fn is_outside() -> bool {
 /// `hack/vm`, to be given options and a command.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/vm"));
+    let mut command = Command::new(crate::repository().join("hack/vm"));
     command.stdin(Stdio::null());
     command
 }
@@ -106,14 +109,14 @@ fn run_boot<'a>(
         .args(["--system", "--limit", LIMIT])
         .args(options)
         .args(["--with", BUSYBOX, "--with"])
-        .arg(handler::runc()?)
+        .arg(placed(&handler::runc()?, &format!("{CACHE}/bin/runc")))
         .arg("--with")
-        .arg(&program)
+        .arg(placed(&program, PROGRAM))
         .args(["--", "env", "CORTEN_BIN_DIR=/usr/local/bin"])
-        .arg(format!("CORTEN_CACHE={}", handler::cache()?.display()))
+        .arg(format!("CORTEN_CACHE={CACHE}"))
         // Under emulation everything takes about ten times as long.
         .args(["TEST_PATIENCE=10", &format!("{BOOT}={boot}")])
-        .arg(&program)
+        .arg(PROGRAM)
         .args(arguments)
         .output()
         .context("run hack/vm")?;
@@ -130,6 +133,14 @@ fn run_boot<'a>(
         "boot {boot}: no test ran\n{text}{error}"
     );
     Ok(())
+}
+
+/// FILE:PATH, an argument of `hack/vm`.
+fn placed(file: &Path, path: &str) -> OsString {
+    let mut argument = file.as_os_str().to_owned();
+    argument.push(":");
+    argument.push(path);
+    argument
 }
 
 /// Cuts the machine's power, from within. Nothing that is not on the disk stays.

@@ -32,7 +32,7 @@ struct Site {
 
 impl Site {
     async fn new(protection: Protection) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/interop-images");
+        let script = corten_test::repository().join("hack/interop-images");
         let output = Command::new(script).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "hack/interop-images: {error}");
@@ -53,7 +53,7 @@ impl Site {
         self.node
             .shell(&format!(
                 "skopeo --insecure-policy copy --quiet --src-tls-verify=false --dest-tls-verify=false \
-                 --dest-creds {USER}:{PASSWORD} {options} {from} {to}"
+                 --dest-creds {USER}:{PASSWORD} {options} '{from}' '{to}'"
             ))
             .unwrap();
     }
@@ -142,11 +142,11 @@ impl Site {
         let shown = bundle.display();
         self.node
             .shell(&format!(
-                "rm -rf {shown} && umoci unpack --image {layout}:{image} {shown}"
+                "rm -rf '{shown}' && umoci unpack --image '{layout}:{image}' '{shown}'"
             ))
             .unwrap();
         let expected = tree::manifest(&bundle.join("rootfs"), &IGNORED).unwrap();
-        self.node.shell(&format!("rm -rf {shown}")).unwrap();
+        self.node.shell(&format!("rm -rf '{shown}'")).unwrap();
         expected
     }
 
@@ -301,10 +301,10 @@ async fn a_very_large_image() {
         site.node.dir().join("large-registry"),
         site.node.dir().join("large"),
     );
-    let start = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/registry");
+    let start = corten_test::repository().join("hack/registry");
     site.node
         .shell(&format!(
-            "{} start {} {} 127.0.0.1:5001",
+            "'{}' start '{}' '{}' 127.0.0.1:5001",
             start.display(),
             registry.display(),
             PathBuf::from(storage).display()

@@ -5,10 +5,11 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Output, Stdio},
+    os::unix::fs::symlink,
+    process::{Command, Output, Stdio},
 };
 
-use corten_test::vm;
+use corten_test::{handler, node, vm};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -33,6 +34,47 @@ fn output_and_exit_code_are_the_commands_own() {
     let (out, error) = (text(&done.stdout), text(&done.stderr));
     assert_eq!(done.status.code(), Some(7), "{out}{error}");
     assert_eq!(out, format!("{words}\nshared"), "{error}");
+}
+
+/// A clone below /tmp, its cache, a program, a directory and a disk, with a space and a comma in each path.
+#[test]
+fn paths_may_be_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join("of mine, all").join(name);
+    fs::create_dir_all(path("clone/hack")).unwrap();
+    fs::create_dir(path("share")).unwrap();
+    for name in ["cache.sh", "images", "machine", "packaging", "vm"] {
+        let from = corten_test::repository().join("hack").join(name);
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(from).arg(path("clone/hack"));
+        assert!(copy.status().unwrap().success());
+    }
+    symlink(handler::cache().unwrap(), path("cache")).unwrap();
+    fs::copy("/bin/busybox", path("tool")).unwrap();
+    fs::write(path("share/a file"), "shared").unwrap();
+    let mut disk = b"a disk".to_vec();
+    disk.resize(1 << 20, 0);
+    fs::write(path("disk"), disk).unwrap();
+
+    let place = |name: &str, there: &str| format!("{}:{there}", path(name).display());
+    let script = "\"$0\" cat '/corten/their share/a file'; head -c 6 /dev/vda";
+    let done = Command::new(path("clone/hack/vm"))
+        .env("CORTEN_CACHE", path("cache"))
+        .env(
+            "CORTEN_BIN_DIR",
+            node::binary("corten").unwrap().parent().unwrap(),
+        )
+        .arg("--disk")
+        .arg(path("disk"))
+        .args(["--with", &place("tool", "/corten/busybox")])
+        .args(["--share", &place("share", "/corten/their share")])
+        .args(["--", "sh", "-c", script, "/corten/busybox"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, error) = (text(&done.stdout), text(&done.stderr));
+    assert!(done.status.success(), "{out}{error}");
+    assert_eq!(out, "shareda disk", "{error}");
 }
 
 #[test]
@@ -82,6 +124,15 @@ fn what_cannot_be_is_refused_before_a_machine_starts() {
             "give apparmor, selinux or none",
         ),
         (&["--keep", "/tmp/disk", "--", "true"], "are for a --system"),
+        // systemd empties the one, and mounts something on the other.
+        (
+            &["--system", "--with", "/tmp/clone/tool", "--", "true"],
+            "the machine has its own /tmp",
+        ),
+        (
+            &["--share", "/bin:/run/bin", "--", "true"],
+            "the machine has its own /run",
+        ),
         (&["--nothing"], "Usage: hack/vm"),
         (&["--system"], "Usage: hack/vm"),
     ] {
