@@ -19,7 +19,10 @@ use corten_proto::cri::{
 use hyper_util::rt::TokioIo;
 use nix::{
     sched::{CloneFlags, setns},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        stat::{Mode, umask},
+    },
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -44,6 +47,7 @@ pub struct Node {
     daemon: Option<Daemon>,
     options: Vec<String>,
     environment: Vec<(String, String)>,
+    umask: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,7 @@ impl Node {
             daemon: None,
             options: owned(options),
             environment: Vec::new(),
+            umask: None,
         })
     }
 
@@ -111,6 +116,7 @@ impl Node {
             daemon: None,
             options: owned(options),
             environment: Vec::new(),
+            umask: None,
         };
         node.start_daemon().await?;
         Ok(node)
@@ -125,6 +131,11 @@ impl Node {
     pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.environment = environment.iter().map(owned).collect();
+    }
+
+    /// For daemons that are started from now on, in octal digits; it is the tests' own if not said.
+    pub fn set_umask(&mut self, umask: &'static str) {
+        self.umask = Some(umask);
     }
 
     /// A directory of this test, which the daemon sees at the same path.
@@ -183,8 +194,16 @@ impl Node {
             .create(true)
             .append(true)
             .open(self.dir().join("corten.log"))?;
-        let starter = self
-            .command(&binary("corten")?.display().to_string())
+        let program = binary("corten")?.display().to_string();
+        let mut command = match self.umask {
+            None => self.command(&program),
+            Some(umask) => {
+                let mut shell = self.command("sh");
+                shell.args(["-c", "umask \"$0\" && exec \"$@\"", umask, &program]);
+                shell
+            }
+        };
+        let starter = command
             .args(self.serve_arguments())
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -348,6 +367,8 @@ async fn connect(socket: PathBuf) -> Result<Channel> {
 }
 
 fn make_dir() -> Result<TempDir> {
+    // Images are made of files, and containers' users read them; the daemon's umask is one of the tests' subjects.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let dir = tempfile::Builder::new().prefix("corten-test-").tempdir()?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
     for name in ["certs.d", "net.d", "logs"] {

@@ -1,8 +1,8 @@
 //! A pod's files below `<state>/pods/<id>`, which its containers get as bind mounts: shm, hostname, resolv.conf, hosts.
 
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::{DirBuilderExt, chown},
+    fs::{self, DirBuilder, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
     path::Path,
 };
 
@@ -24,10 +24,9 @@ const STUB: &str = "127.0.0.53";
 pub(crate) fn create(plan: &Plan) -> Result<()> {
     let dir = &plan.state_dir;
     let label = spec::pod_file_label(&plan.selinux_level);
-    DirBuilder::new()
-        .mode(0o711)
-        .create(dir)
-        .at("create", dir)?;
+    DirBuilder::new().create(dir).at("create", dir)?;
+    // Whatever the daemon's umask is.
+    fs::set_permissions(dir, Permissions::from_mode(0o711)).at("chmod", dir)?;
     let pins = dir.join("ns");
     fs::create_dir(&pins).at("create", &pins)?;
     if let Some(shm) = &plan.paths.shm {
@@ -70,6 +69,8 @@ pub(crate) fn share(state_dir: &Path) -> Result<()> {
 fn write(plan: &Plan, name: &str, text: &str) -> Result<()> {
     let path = plan.state_dir.join(name);
     fs::write(&path, text).at("write", &path)?;
+    // Every user of the pod reads it, whatever the daemon's umask is.
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).at("chmod", &path)?;
     if let Some(label) = spec::pod_file_label(&plan.selinux_level) {
         selinux::set_label(&path, &label)?;
     }
