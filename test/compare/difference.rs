@@ -1,10 +1,18 @@
 //! Which differences may be, and which are there.
 
-use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::recording::{PROCESSES, Report, Reports};
+use crate::{
+    host::is_left_out,
+    recording::{PROCESSES, Report, Reports},
+};
 
 const ABSENT: &str = "absent";
 /// Lines of a report for people.
@@ -59,16 +67,29 @@ pub(crate) struct Outcome {
     good: usize,
     /// The places of each.
     bad: BTreeMap<Difference, Vec<String>>,
-    /// Differences that are not there any more, or rows that one side lacks.
+    /// Rows that one side lacks.
     notes: Vec<String>,
+    /// Listed differences that are not there any more.
+    stale: Vec<String>,
+    /// The list is not of this kind of machine, whose kernel may not have all that it names.
+    another_kind: bool,
     /// Rows that Corten cannot run yet.
     unbuilt: Vec<String>,
+    /// Keys that were not compared.
+    left_out: BTreeSet<String>,
     rows: usize,
 }
 
-pub(crate) fn judge(ours: &Reports, theirs: &Reports, listed: &[Listed]) -> Outcome {
+/// `left_out` are keys that are not compared, see [`is_left_out`].
+pub(crate) fn judge(
+    ours: &Reports,
+    theirs: &Reports,
+    listed: &[Listed],
+    left_out: BTreeSet<String>,
+) -> Outcome {
     let mut outcome = Outcome {
         rows: ours.len(),
+        left_out,
         ..Outcome::default()
     };
     let mut used = vec![false; listed.len()];
@@ -93,7 +114,7 @@ pub(crate) fn judge(ours: &Reports, theirs: &Reports, listed: &[Listed]) -> Outc
         for ((process, ours), theirs) in PROCESSES.iter().zip(ours).zip(theirs) {
             let place = format!("{row} {process}");
             for difference in differences(ours, theirs) {
-                let mut is_listed = false;
+                let mut is_listed = is_left_out(&difference.key, &outcome.left_out);
                 for (listed, used) in listed.iter().zip(&mut used) {
                     if listed.covers(&place, &difference) {
                         (is_listed, *used) = (true, true);
@@ -111,13 +132,21 @@ pub(crate) fn judge(ours: &Reports, theirs: &Reports, listed: &[Listed]) -> Outc
         }
         outcome.good += usize::from(good);
     }
-    let stale = listed.iter().zip(used).filter(|(_, used)| !used);
-    outcome.notes.extend(stale.map(|(listed, _)| {
+    let is_out = |listed: &Listed| {
+        let mut keys = outcome.left_out.iter();
+        keys.any(|key| matches(&listed.key, key))
+    };
+    let stale = listed
+        .iter()
+        .zip(used)
+        .filter(|(listed, used)| !used && !is_out(listed));
+    let stale = stale.map(|(listed, _)| {
         format!(
             "the list has a difference that is not there: {} {}",
             listed.place, listed.key
         )
-    }));
+    });
+    outcome.stale = stale.collect();
     outcome
 }
 
@@ -169,6 +198,14 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 impl Outcome {
+    /// On a machine of another kind than that of the list, nothing that it names has to happen.
+    pub(crate) fn of_another_kind(self, another_kind: bool) -> Self {
+        Self {
+            another_kind,
+            ..self
+        }
+    }
+
     pub(crate) fn is_good(&self) -> bool {
         self.failed() == 0 && self.rows > 0
     }
@@ -176,7 +213,8 @@ impl Outcome {
     /// At least one where a note says that something is wrong.
     fn failed(&self) -> usize {
         let rows = self.rows - self.good - self.unbuilt.len();
-        rows.max(usize::from(!self.notes.is_empty()))
+        let stale = !self.stale.is_empty() && !self.another_kind;
+        rows.max(usize::from(stale || !self.notes.is_empty()))
     }
 
     /// For people; the last line counts the rows.
@@ -189,8 +227,17 @@ impl Outcome {
             let first: Vec<_> = places.iter().take(6).map(String::as_str).collect();
             let _ = writeln!(text, "  in {} reports: {}", places.len(), first.join(", "));
         }
-        for note in &self.notes {
+        for note in self.notes.iter().chain(&self.stale) {
             let _ = writeln!(text, "{note}");
+        }
+        if !self.left_out.is_empty() {
+            let first: Vec<_> = self.left_out.iter().take(6).map(String::as_str).collect();
+            let _ = writeln!(
+                text,
+                "not compared, as the host itself has another answer than the recording's: {} keys: {}",
+                self.left_out.len(),
+                first.join(", ")
+            );
         }
         for row in &self.unbuilt {
             let _ = writeln!(text, "{row}: not supported yet");
@@ -215,23 +262,41 @@ mod tests {
         Reports::from([("row".to_owned(), [report.clone(), report])])
     }
 
+    fn judged(ours: &Reports, theirs: &Reports, listed: &[Listed]) -> Outcome {
+        judge(ours, theirs, listed, BTreeSet::new())
+    }
+
+    #[test]
+    fn what_the_hosts_differ_in_is_not_compared() {
+        let (ours, theirs) = (reports("1"), reports("2"));
+        let left_out = |key: &str| BTreeSet::from([key.to_owned()]);
+        assert!(judge(&ours, &theirs, &[], left_out("key.one")).is_good());
+        assert!(!judge(&ours, &theirs, &[], left_out("key.two")).is_good());
+        let unused = || vec![parse("row *\tkey.t*\t1\t2\tbecause\tman 5 proc").unwrap()];
+        assert!(judge(&ours, &ours, &unused(), left_out("key.two")).is_good());
+        assert!(!judge(&ours, &ours, &unused(), left_out("key.one")).is_good());
+    }
+
     #[test]
     fn a_difference_is_a_failure_unless_it_is_listed() {
         let listed = |line: &str| vec![parse(line).unwrap()];
         let (ours, theirs) = (reports("1"), reports("2"));
-        assert!(judge(&ours, &ours, &[]).is_good());
-        assert!(!judge(&ours, &theirs, &[]).is_good());
+        assert!(judged(&ours, &ours, &[]).is_good());
+        assert!(!judged(&ours, &theirs, &[]).is_good());
         let good = "row *\tkey.*\t1\t2\tbecause\tman 5 proc";
-        assert!(judge(&ours, &theirs, &listed(good)).is_good());
+        assert!(judged(&ours, &theirs, &listed(good)).is_good());
         // Half of it, another value, and one that is not there.
         for line in [
             "row init\tkey.*\t1\t2\tbecause\tman 5 proc",
             "row *\tkey.*\t1\t3\tbecause\tman 5 proc",
         ] {
-            assert!(!judge(&ours, &theirs, &listed(line)).is_good(), "{line}");
+            assert!(!judged(&ours, &theirs, &listed(line)).is_good(), "{line}");
         }
-        assert!(!judge(&ours, &ours, &listed(good)).is_good());
-        assert!(!judge(&ours, &Reports::new(), &[]).is_good());
+        assert!(!judged(&ours, &ours, &listed(good)).is_good());
+        let elsewhere =
+            |theirs: &Reports| judged(&ours, theirs, &listed(good)).of_another_kind(true);
+        assert!(elsewhere(&ours).is_good() && !elsewhere(&reports("3")).is_good());
+        assert!(!judged(&ours, &Reports::new(), &[]).is_good());
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //!   rows, settings   test/probe/rows.tsv, as requests
 //!   run              one container a row; its own report, and that of an exec
 //!   mask             without what differs from container to container
+//!   host             what a report has from its host
 //!   recording        reports in a file
 //!   difference       what may differ, by test/probe/differences.tsv, and what does
 //! ```
 #![forbid(unsafe_code)]
 
 mod difference;
+mod host;
 mod mask;
 mod recording;
 mod rows;
@@ -17,6 +19,7 @@ mod run;
 mod settings;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -25,6 +28,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+
+use recording::Recording;
+
+/// Where containerd's reports are kept, in test/probe.
+const RECORDING: &str = "containerd.tsv";
+/// Exit code where the machine is of another kind than that of the recording.
+const ANOTHER_KIND: u8 = 3;
 
 /// Runs the probe's rows, or compares what they saw
 #[derive(Debug, Parser)]
@@ -44,10 +54,15 @@ enum Task {
         #[arg(long)]
         output: PathBuf,
     },
-    /// Says what differs, and exits with 1 when that is not in the list of differences
+    /// Keeps reports of containerd, without what is this machine's own
+    Record { reports: PathBuf },
+    /// Exits with 3 when the reports are of another kind of machine than what was recorded
+    Kind { reports: PathBuf },
+    /// Says what differs, from what was recorded if containerd has not been run, and exits with 1 when that is not in the
+    /// list of differences
     Compare {
         corten: PathBuf,
-        containerd: PathBuf,
+        containerd: Option<PathBuf>,
     },
 }
 
@@ -82,29 +97,58 @@ fn perform(task: Task) -> Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("start the async runtime")?;
-            let reports = executor.block_on(node.run(&rows))?;
-            let text = recording::write(&recording::facts()?, &reports);
-            fs::write(&output, text).with_context(|| format!("write {}", output.display()))?;
-            Ok(ExitCode::SUCCESS)
+            let (host, reports) = executor.block_on(node.run(&rows))?;
+            let facts = recording::facts()?;
+            keep(
+                &output,
+                &Recording {
+                    facts,
+                    host,
+                    reports,
+                },
+            )
         }
-        Task::Compare { corten, containerd } => compare(&corten, &containerd),
+        Task::Record { reports } => keep(&data(RECORDING), &recording::read(&reports)?.to_keep()),
+        Task::Kind { reports } => kind(&recording::read(&reports)?),
+        Task::Compare { corten, containerd } => compare(&corten, containerd.as_deref()),
     }
 }
 
-fn compare(corten: &Path, containerd: &Path) -> Result<ExitCode> {
-    let (here, ours) = recording::read(corten)?;
-    let (there, theirs) = recording::read(containerd)?;
-    let mut output = std::io::stdout().lock();
-    if here != there {
-        writeln!(
-            output,
-            "another kind of machine: it has {here:?}, and the other side was run with {there:?}"
-        )?;
-        writeln!(output, "probe: 0 passed, 0 failed, {} skipped", ours.len())?;
+fn keep(path: &Path, recording: &Recording) -> Result<ExitCode> {
+    let text = recording::write(recording);
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kind(ours: &Recording) -> Result<ExitCode> {
+    let recorded = recording::read(&data(RECORDING))?;
+    if ours.facts == recorded.facts {
         return Ok(ExitCode::SUCCESS);
     }
+    let (here, there) = (&ours.facts, &recorded.facts);
+    writeln!(
+        std::io::stdout(),
+        "another kind of machine: it has {here:?}, and the recording is of one with {there:?}"
+    )?;
+    Ok(ANOTHER_KIND.into())
+}
+
+fn compare(corten: &Path, containerd: Option<&Path>) -> Result<ExitCode> {
+    let ours = recording::read(corten)?;
+    let recorded = recording::read(&data(RECORDING))?;
+    let another_kind = ours.facts != recorded.facts;
+    let mut output = std::io::stdout().lock();
+    let (theirs, left_out) = match containerd {
+        Some(path) => (recording::read(path)?, BTreeSet::new()),
+        None => {
+            ensure!(!another_kind, "the recording is of another kind of machine");
+            let left_out = ours.host.unlike(&recorded.host);
+            (recorded.on(&ours.host), left_out)
+        }
+    };
     let listed = difference::read(&data("differences.tsv"))?;
-    let outcome = difference::judge(&ours, &theirs, &listed);
+    let outcome = difference::judge(&ours.reports, &theirs.reports, &listed, left_out)
+        .of_another_kind(another_kind);
     output.write_all(outcome.text().as_bytes())?;
     Ok(if outcome.is_good() {
         ExitCode::SUCCESS

@@ -1,8 +1,11 @@
-//! Reports in a file: that of the row `root` in full, the others by what is different in them, an exec's from its
-//! container's own.
+//! Reports in a file: first what the host itself is like, then the row `root` in full, the others by what is different in
+//! them, an exec's from its container's own.
 //!
 //! ```text
 //! kernel      6.18
+//! [host own]
+//! dev./dev/kvm  c 10:232 600 0:0
+//! [host new]
 //! [root init]
 //! status.Uid  0 0 0 0
 //! [uid exec]
@@ -13,7 +16,8 @@
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, getrlimit};
+
+use crate::host::Host;
 
 /// Keys and values of one process.
 pub(crate) type Report = BTreeMap<String, String>;
@@ -24,9 +28,19 @@ pub(crate) type Facts = BTreeMap<String, String>;
 
 /// The row with nothing set.
 const BASE: &str = "root";
+/// In the place of a row's name: the host, in the namespaces of the runtime's daemon, and in new ones.
+const HOST: [&str; 2] = ["host own", "host new"];
 pub(crate) const PROCESSES: [&str; 2] = ["init", "exec"];
 
-/// Those of this machine.
+/// What one runtime did on one machine.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Recording {
+    pub(crate) facts: Facts,
+    pub(crate) host: Host,
+    pub(crate) reports: Reports,
+}
+
+/// Those of this machine: it is of another kind where they differ.
 pub(crate) fn facts() -> Result<Facts> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let version: Vec<_> = release.split('.').take(2).collect();
@@ -37,8 +51,6 @@ pub(crate) fn facts() -> Result<Facts> {
         .filter_map(|line| Some(line.split(':').nth(1)?.to_owned()))
         .collect();
     controllers.sort();
-    let (_, nofile) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let cores = std::thread::available_parallelism()?;
     let facts = [
         ("kernel", version.join(".")),
         (
@@ -46,14 +58,34 @@ pub(crate) fn facts() -> Result<Facts> {
             capabilities.unwrap_or_default().trim().to_owned(),
         ),
         ("controllers", controllers.join(" ")),
-        ("nofile", nofile.to_string()),
-        ("cores", cores.to_string()),
+        ("security", security_modules()),
         ("architecture", std::env::consts::ARCH.to_owned()),
     ];
     Ok(facts.map(|(name, value)| (name.to_owned(), value)).into())
 }
 
-pub(crate) fn write(facts: &Facts, reports: &Reports) -> String {
+/// Those that change what containers may do, by the files that they have where they are at work.
+fn security_modules() -> String {
+    let is_there = |path: &str| fs::read_to_string(path).is_ok();
+    let found = [
+        ("apparmor", "/sys/module/apparmor/parameters/enabled"),
+        ("selinux", "/sys/fs/selinux/enforce"),
+        ("smack", "/proc/self/attr/smack/current"),
+    ];
+    let names: Vec<_> = found
+        .iter()
+        .filter(|(_, path)| is_there(path))
+        .map(|(name, _)| *name)
+        .collect();
+    names.join(" ")
+}
+
+pub(crate) fn write(recording: &Recording) -> String {
+    let Recording {
+        facts,
+        host,
+        reports,
+    } = recording;
     let mut text = String::new();
     let mut line = |line: String| {
         // Into a string, which takes everything.
@@ -61,6 +93,10 @@ pub(crate) fn write(facts: &Facts, reports: &Reports) -> String {
     };
     for (name, value) in facts {
         line(format!("{name}\t{value}"));
+    }
+    for (name, report) in HOST.iter().zip([&host.own, &host.new]) {
+        line(format!("[{name}]"));
+        changes(&Report::new(), report).for_each(&mut line);
     }
     let first = reports.get_key_value(BASE);
     let others = reports.iter().filter(|(row, _)| *row != BASE);
@@ -87,40 +123,65 @@ fn changes(from: &Report, to: &Report) -> impl Iterator<Item = String> {
         .chain(absent.map(|key| format!("-{key}")))
 }
 
-pub(crate) fn read(path: &Path) -> Result<(Facts, Reports)> {
+pub(crate) fn read(path: &Path) -> Result<Recording> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     parse(&text).with_context(|| format!("read {}", path.display()))
 }
 
-fn parse(text: &str) -> Result<(Facts, Reports)> {
-    let (mut facts, mut reports) = (Facts::new(), Reports::new());
-    let mut current: Option<(String, usize)> = None;
+/// Where a line belongs.
+enum Section {
+    Facts,
+    Own,
+    New,
+    Row(String, usize),
+}
+
+fn parse(text: &str) -> Result<Recording> {
+    let mut recording = Recording {
+        facts: Facts::new(),
+        host: Host::default(),
+        reports: Reports::new(),
+    };
+    let mut section = Section::Facts;
     for line in text.lines() {
         if let Some(head) = line
             .strip_prefix('[')
             .and_then(|line| line.strip_suffix(']'))
         {
-            let (row, process) = head.rsplit_once(' ').context("a head without a process")?;
-            let process = usize::from(process == PROCESSES[1]);
-            let from = if process == 0 { BASE } else { row };
-            let from = reports.get(from).map(|[init, _]| init.clone());
-            let pair: &mut [Report; 2] = reports.entry(row.to_owned()).or_default();
-            pair[process] = from.unwrap_or_default();
-            current = Some((row.to_owned(), process));
+            section = begin(head, &mut recording.reports)?;
             continue;
         }
-        let (key, value) = line.split_once('\t').unwrap_or((line, ""));
-        let Some((row, process)) = &current else {
-            facts.insert(key.to_owned(), value.to_owned());
-            continue;
+        let report = match &section {
+            Section::Facts => &mut recording.facts,
+            Section::Own => &mut recording.host.own,
+            Section::New => &mut recording.host.new,
+            Section::Row(row, process) => {
+                &mut recording.reports.entry(row.clone()).or_default()[*process]
+            }
         };
-        let report = &mut reports.entry(row.clone()).or_default()[*process];
+        let (key, value) = line.split_once('\t').unwrap_or((line, ""));
         match line.strip_prefix('-') {
             Some(absent) => drop(report.remove(absent)),
             None => drop(report.insert(key.to_owned(), value.to_owned())),
         }
     }
-    Ok((facts, reports))
+    Ok(recording)
+}
+
+/// The section of this head; a row begins as what it is written by its difference from.
+fn begin(head: &str, reports: &mut Reports) -> Result<Section> {
+    match HOST.iter().position(|name| *name == head) {
+        Some(0) => return Ok(Section::Own),
+        Some(_) => return Ok(Section::New),
+        None => {}
+    }
+    let (row, process) = head.rsplit_once(' ').context("a head without a process")?;
+    let process = usize::from(process == PROCESSES[1]);
+    let from = if process == 0 { BASE } else { row };
+    let from = reports.get(from).map(|[init, _]| init.clone());
+    let pair: &mut [Report; 2] = reports.entry(row.to_owned()).or_default();
+    pair[process] = from.unwrap_or_default();
+    Ok(Section::Row(row.to_owned(), process))
 }
 
 #[cfg(test)]
@@ -136,7 +197,7 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect()
         };
-        let (facts, mut reports) = (facts().unwrap(), Reports::new());
+        let mut reports = Reports::new();
         reports.insert(
             BASE.into(),
             [
@@ -145,7 +206,14 @@ mod tests {
             ],
         );
         reports.insert("b c".into(), [report(&[]), report(&[("y", "3 [4]")])]);
-        let text = write(&facts, &reports);
-        assert_eq!(parse(&text).unwrap(), (facts, reports));
+        let recording = Recording {
+            facts: facts().unwrap(),
+            host: Host {
+                own: report(&[("h", "5")]),
+                new: report(&[("h", "6"), ("i", "")]),
+            },
+            reports,
+        };
+        assert_eq!(parse(&write(&recording)).unwrap(), recording);
     }
 }

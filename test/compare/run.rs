@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Endpoint, Uri};
 
 use crate::{
+    host::Host,
     mask::{self, Mask},
     recording::{Report, Reports},
     rows::Row,
@@ -57,7 +58,7 @@ impl Node {
         })
     }
 
-    pub(crate) async fn run(&self, rows: &[Row]) -> Result<Reports> {
+    pub(crate) async fn run(&self, rows: &[Row]) -> Result<(Host, Reports)> {
         let socket = self.socket.clone();
         let connector = tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
@@ -83,7 +84,9 @@ impl Node {
             reports.insert(row.name.clone(), taken);
         }
         leftovers::remove_cgroups(&self.cgroup);
-        Ok(reports)
+        // At the end, as the rows with the host's namespaces saw it: the first pod may have changed settings of the network.
+        let host = Host::ask(&self.probe, &Mask::new(&self.dir, &self.cgroup)?)?;
+        Ok((host, reports))
     }
 
     /// A request that is refused is a report, too.

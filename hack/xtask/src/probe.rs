@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -11,12 +12,12 @@ use clap::Args;
 
 use crate::step::{self, Error};
 
-/// Where containerd's reports are kept, for machines like the one that they were taken on.
-const RECORDING: &str = "test/probe/containerd.tsv";
+/// Exit code of `corten-compare kind` on another kind of machine than that of the recording.
+const ANOTHER_KIND: i32 = 3;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Compares with what containerd did when it was recorded, as CI does; skipped on another kind of machine
+    /// Compares with what containerd did when it was recorded, as CI does; on another kind of machine containerd is run
     #[arg(long, conflicts_with = "record")]
     recorded: bool,
     /// Keeps what containerd does
@@ -46,28 +47,49 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Infallible, Error> {
         step::finish(&mut node)?;
         Ok(reports)
     };
-    let corten = rows("corten")?;
-    let recording = root.join(RECORDING);
-    let containerd = if options.recorded {
-        recording
-    } else {
-        step::finish(Command::new(root.join("hack/setup")).arg("bench"))?;
-        let reports = rows("containerd")?;
-        if options.record {
-            step::finish(Command::new("cp").arg(&reports).arg(&recording))?;
-        }
-        reports
+    let compare = || {
+        let mut compare = Command::new(comparison(root));
+        compare.arg("compare").arg(output.join("corten.tsv"));
+        compare
     };
-    let program = comparison(root);
-    let error = Command::new(&program)
-        .arg("compare")
-        .arg(corten)
-        .arg(containerd)
-        .exec();
-    Err(Error::Start {
-        program: program.display().to_string(),
-        source: error,
-    })
+    rows("corten")?;
+    if options.recorded && is_of_the_recordings_kind(root, &output.join("corten.tsv"))? {
+        return Err(start_error(root, compare().exec()));
+    }
+    step::finish(Command::new(root.join("hack/setup")).arg("bench"))?;
+    let containerd = rows("containerd")?;
+    if options.record {
+        step::finish(
+            Command::new(comparison(root))
+                .arg("record")
+                .arg(&containerd),
+        )?;
+    }
+    Err(start_error(root, compare().arg(containerd).exec()))
+}
+
+fn start_error(root: &Path, source: io::Error) -> Error {
+    Error::Start {
+        program: comparison(root).display().to_string(),
+        source,
+    }
+}
+
+/// Whether reports were made on a machine like that of the recording.
+fn is_of_the_recordings_kind(root: &Path, reports: &Path) -> Result<bool, Error> {
+    let asked = Command::new(comparison(root))
+        .arg("kind")
+        .arg(reports)
+        .status();
+    let status = asked.map_err(|source| start_error(root, source))?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(ANOTHER_KIND) => Ok(false),
+        _ => Err(Error::Failed {
+            program: comparison(root).display().to_string(),
+            status,
+        }),
+    }
 }
 
 fn comparison(root: &Path) -> PathBuf {

@@ -1,5 +1,5 @@
 //! What a process in a container sees and may do, as lines of a key, a tab and a value: the container's own program, and
-//! a further one by exec.
+//! a further one by exec. Outside of a container: what of that is the host's.
 //!
 //! Everything is told as it is; what differs from container to container by nature (ids, inode numbers) is for the
 //! reader to mask. Nothing is changed, save in a child that makes the last checks and ends.
@@ -21,8 +21,6 @@ use std::{
 
 use report::Report;
 
-/// Where the image has this program.
-const PROGRAM: &str = "/probe";
 /// The last line: all has been told.
 const END: &str = "end\t";
 
@@ -55,7 +53,8 @@ fn tell() -> std::io::Result<()> {
     files::all(&mut report);
     devices::all(&mut report);
     // A filter may kill it, and some calls change it: not this process.
-    match Command::new(PROGRAM).arg("calls").output() {
+    let program = env::args_os().next().unwrap_or_default();
+    match Command::new(program).arg("calls").output() {
         Ok(child) => {
             report.add("calls", child.status);
             report.add_lines(&String::from_utf8_lossy(&child.stdout));
