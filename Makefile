@@ -2,6 +2,9 @@
 
 SHIM_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 
+# The folder is target/, whatever the caller's cargo uses elsewhere.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
+
 .PHONY: build shim demo test lint bench setup
 
 # corten and corten-shim, side by side in target/release.

@@ -3,8 +3,9 @@
 
 mod bench;
 mod probe;
+#[cfg(test)]
+mod scripts;
 mod step;
-
 #[cfg(test)]
 mod tidy;
 mod vm;

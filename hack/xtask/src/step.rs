@@ -30,11 +30,16 @@ pub(crate) fn build(root: &Path) -> Result<(), Error> {
 /// Runs it to its end, which must be a good one.
 pub(crate) fn finish(command: &mut Command) -> Result<(), Error> {
     let program = command.get_program().to_string_lossy().into_owned();
-    // Build scripts that look at the package cargo runs would run again for this one's sake.
+    // Build scripts that look at the package cargo runs would run again for this one's sake. The folder is target/.
     for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        if [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_TARGET_DIR",
+        ]
+        .iter()
+        .any(|prefix| name.to_string_lossy().starts_with(prefix))
         {
             command.env_remove(name);
         }
