@@ -12,16 +12,13 @@ use corten_sys::{
     process::{Child, CloneFlags, Cloned, SingleThreaded},
 };
 use nix::{
-    libc,
     mount::{MntFlags, umount2},
-    sched::unshare,
     sys::signal::{SigSet, Signal},
     unistd::setsid,
 };
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, Uid, openat},
     pipe::{PipeFlags, pipe_with},
-    process::{chroot, fchdir},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
@@ -70,8 +67,8 @@ pub(crate) fn run(
     }
 }
 
-/// As clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The template is
-/// entered as well, which only the host's root may.
+/// As clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The empty root is
+/// entered before, since only the host's root may make it.
 fn clone_in(
     proof: &SingleThreaded,
     user: &File,
@@ -128,19 +125,13 @@ fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
     published
 }
 
-/// Leaves the host's mounts for the template; with a label, for an empty root of that, since the template is every pod's.
+/// Leaves the host's mounts for an empty root, which containers see in /proc/1; with a label where there is one.
 fn enter_empty_root(template: &OwnedFd, label: Option<&str>) -> io::Result<()> {
-    ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS)?;
-    let Some(label) = label else {
-        return Ok(());
-    };
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let options = [("context", Some(label)), ("size", Some("4k"))];
-    let root = mount::new_filesystem("tmpfs", &options, libc::MOUNT_ATTR_RDONLY)?;
-    let place = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    mount::attach(root.as_fd(), place.as_fd())?;
-    fchdir(&root)?;
-    Ok(chroot(".")?)
+    let label: Vec<_> = label
+        .map(|label| ("context", Some(label)))
+        .into_iter()
+        .collect();
+    mount::enter_empty_root(template.as_fd(), &label)
 }
 
 /// The numbers are root's in the user namespace; what was root's on the host is nobody's there.

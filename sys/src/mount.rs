@@ -10,18 +10,18 @@ use std::{
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    unistd::{chdir, pivot_root},
+    unistd::{chdir, fchdir, pivot_root},
 };
 pub use rustix::mount::{FsMountFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::{
-    fs::CWD,
+    fs::{CWD, Mode, OFlags, openat},
     mount::{
-        fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-        move_mount, open_tree,
+        fsconfig_create, fsconfig_reconfigure, fsconfig_set_fd, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
 
-use crate::thread;
+use crate::{ns, thread};
 
 /// include/uapi/linux/mount.h, since 5.12.
 pub const ATTR_RDONLY: u64 = 0x1;
@@ -220,8 +220,21 @@ fn kernel_words(fs: BorrowedFd<'_>) -> String {
     words.join("; ")
 }
 
-/// A detached, read-only, nosuid, nodev copy of the one file `path`: nobody who finds it can write to it.
-pub fn detached_readonly(path: &Path) -> io::Result<OwnedFd> {
+/// A read-only copy of one file, in a mount namespace where nothing else is.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Open as a place.
+    pub file: OwnedFd,
+    /// Keeps the mount attached.
+    _namespace: OwnedFd,
+}
+
+/// A read-only, nosuid, nodev copy of the mount of the file `path`.
+///
+/// A process that runs the copy leads others to it, by /proc/<pid>/exe. Of a detached mount they could change the
+/// attributes with CAP_SYS_ADMIN in their own mount namespace (mount_setattr(2)); of one that is attached in another
+/// namespace nobody there can.
+pub fn seal(path: &Path) -> io::Result<Sealed> {
     let copy = clone_tree(path, false)?;
     set_attributes(
         copy.as_fd(),
@@ -229,25 +242,162 @@ pub fn detached_readonly(path: &Path) -> io::Result<OwnedFd> {
         0,
         false,
     )?;
-    Ok(copy)
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let namespace = namespace("sealed", || {
+        let place = File::create(name)?;
+        attach(copy.as_fd(), place.as_fd())
+    })?;
+    Ok(Sealed {
+        file: copy,
+        _namespace: namespace,
+    })
 }
 
 /// A mount namespace with one mount: a small tmpfs with the empty directory [`TEMPLATE_ROOT`]. A copy of it costs the same
 /// however many mounts the host has.
+///
+/// All copies have the same file system, so nothing can be changed in it.
 pub fn template() -> io::Result<OwnedFd> {
-    thread::disposable("template", || {
+    namespace("template", || {
+        std::fs::create_dir(TEMPLATE_ROOT.trim_start_matches('/'))
+    })
+}
+
+/// A mount namespace with a small tmpfs for its root, and what `fill` makes in the working directory, which is that root.
+/// The file system is read-only afterwards, not its mount alone.
+fn namespace(name: &str, fill: impl FnOnce() -> io::Result<()> + Send) -> io::Result<OwnedFd> {
+    thread::disposable(name, || {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         let namespace = File::open("/proc/thread-self/ns/mnt")?;
-        let tmpfs = new_filesystem("tmpfs", &[("size", Some("64k")), ("mode", Some("755"))], 0)?;
+        let context = open_filesystem("tmpfs")?;
+        let options = [("size", Some("64k")), ("mode", Some("755"))];
+        let tmpfs = make_filesystem(context.as_fd(), &options, 0)?;
         let place = File::open("/proc")?;
         attach(tmpfs.as_fd(), place.as_fd())?;
         chdir("/proc")?;
-        std::fs::create_dir(TEMPLATE_ROOT.trim_start_matches('/'))?;
+        fill()?;
+        set_attributes(tmpfs.as_fd(), ATTR_RDONLY, 0, false)?;
+        set_option(context.as_fd(), "ro", Value::Flag)?;
+        fsconfig_reconfigure(context.as_fd())?;
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         chdir("/")?;
         Ok(OwnedFd::from(namespace))
     })?
+}
+
+/// Leaves the mounts of this process for an empty root of its own: a file system that no other process has, in a mount
+/// namespace that no other process is in. `template` is a [`template`], `options` are of the new tmpfs.
+///
+/// For a process that others may look into, by /proc/<pid>/root: the template's root is everybody's.
+pub fn enter_empty_root(
+    template: BorrowedFd<'_>,
+    options: &[(&str, Option<&str>)],
+) -> io::Result<()> {
+    ns::enter(template, CloneFlags::CLONE_NEWNS)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let empty = [
+        ("ro", None),
+        ("size", Some("4k")),
+        ("nr_inodes", Some("1")),
+        ("mode", Some("555")),
+    ];
+    let options = [&empty[..], options].concat();
+    let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let root = new_filesystem("tmpfs", &options, attributes)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = openat(CWD, TEMPLATE_ROOT, flags, Mode::empty())?;
+    attach(root.as_fd(), place.as_fd())?;
+    fchdir(&root)?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    Ok(chdir("/")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// On a thread with a mount namespace of its own, as in a container whose root has every capability.
+    fn apart<T: Send>(attack: impl FnOnce() -> T + Send) -> T {
+        let own = || {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            attack()
+        };
+        thread::disposable("apart", own).unwrap()
+    }
+
+    fn by_descriptor(fd: &OwnedFd) -> String {
+        format!("/proc/self/fd/{}", fd.as_raw_fd())
+    }
+
+    #[test]
+    fn a_sealed_file_is_changed_from_no_other_mount_namespace() {
+        let file = std::env::temp_dir().join(format!("corten-sealed-{}", std::process::id()));
+        std::fs::write(&file, "text").unwrap();
+        let sealed = seal(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let path = by_descriptor(&sealed.file);
+        let writable = libc::mount_attr {
+            attr_set: 0,
+            attr_clr: ATTR_RDONLY,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        let errno = |error: io::Error| error.raw_os_error();
+        apart(|| {
+            let changed = mount_setattr(sealed.file.as_fd(), &writable, false);
+            assert_eq!(changed.map_err(errno), Err(Some(libc::EINVAL)));
+            let copied = clone_tree_at(sealed.file.as_fd(), false).map(drop);
+            assert_eq!(copied.map_err(errno), Err(Some(libc::EINVAL)));
+            let mode = std::fs::Permissions::from_mode(0);
+            let closed = std::fs::set_permissions(&path, mode);
+            assert_eq!(closed.map_err(errno), Err(Some(libc::EROFS)));
+        });
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "text");
+    }
+
+    #[test]
+    fn nothing_changes_in_a_template_or_in_an_empty_root() {
+        let template = template().unwrap();
+        let errno = |error: io::Error| error.raw_os_error();
+        let try_all = |root: &str| {
+            let below = |name: &str| format!("{root}{name}");
+            let tries = [
+                std::fs::create_dir(below("new")),
+                std::fs::remove_dir(below("root")),
+                std::fs::rename(below("root"), below("moved")),
+                std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o777)),
+            ];
+            for tried in tries {
+                let refused = tried.map_err(errno).unwrap_err();
+                let allowed = [Some(libc::EROFS), Some(libc::ENOENT)];
+                assert!(allowed.contains(&refused), "{root}: {refused:?}");
+            }
+        };
+        apart(|| {
+            ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS).unwrap();
+            // One who may change the mount is kept by the file system.
+            let none: Option<&str> = None;
+            let writable = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, writable, none).unwrap();
+            try_all("/");
+        });
+        apart(|| {
+            enter_empty_root(template.as_fd(), &[]).unwrap();
+            assert_eq!(std::fs::read_dir("/").unwrap().count(), 0);
+            try_all("/");
+            umount2("/", MntFlags::MNT_DETACH).unwrap();
+        });
+        // The template has all that it had.
+        apart(|| {
+            ns::enter(template.as_fd(), CloneFlags::CLONE_NEWNS).unwrap();
+            assert!(Path::new(TEMPLATE_ROOT).is_dir());
+        });
+    }
 }

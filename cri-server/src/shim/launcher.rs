@@ -1,4 +1,4 @@
-//! Starts shims, from a detached read-only clone of their binary: a container that finds it by /proc/<pid>/exe cannot write
+//! Starts shims, from a sealed copy of the mount of their binary: a container that finds it by /proc/<pid>/exe cannot write
 //! to it, and replacing the file on disk does not change what this daemon starts.
 
 use std::{
@@ -14,6 +14,7 @@ use std::{
 };
 
 use corten_proto::{layout, shim::Pin};
+use corten_sys::mount::{self, Sealed};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
@@ -33,7 +34,7 @@ const HELPER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Launcher {
     path: PathBuf,
-    binary: OwnedFd,
+    binary: Sealed,
     template: OwnedFd,
 }
 
@@ -65,8 +66,8 @@ impl Launcher {
                 ),
             )
         };
-        let binary = corten_sys::mount::detached_readonly(&path).map_err(named)?;
-        let template = corten_sys::mount::template().map_err(template_failed)?;
+        let binary = mount::seal(&path).map_err(named)?;
+        let template = mount::template().map_err(template_failed)?;
         Ok(Self {
             path,
             binary,
@@ -201,7 +202,7 @@ impl Launcher {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary.as_raw_fd()));
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.binary.file.as_raw_fd()));
         command
             .arg0("corten-shim")
             .args(args)

@@ -20,7 +20,10 @@ use nix::{
     unistd::{chdir, fchdir},
 };
 
-use super::mapped::{self, Mapped};
+use super::{
+    context,
+    mapped::{self, Mapped},
+};
 use crate::failure::{Doing, Result};
 
 /// `index=off`: layers may be used by several containers at once.
@@ -65,20 +68,24 @@ pub(crate) fn open(
     )
 }
 
-/// The detached overlay of these layers alone. overlayfs takes no single one; that is seen as it is.
+/// The detached overlay of these layers alone. overlayfs takes no single one, so the lowest is an empty directory of the
+/// daemon's; by itself it stands for an image without files, which is an empty file system of its own: root of a container
+/// may change that of a mount (CAP_SYS_ADMIN), and the directory is in all image volumes.
 pub(super) fn open_readonly(
     lower: &[String],
     user_namespace: Option<BorrowedFd<'_>>,
     label: &str,
 ) -> Result<OwnedFd> {
-    if let [layer] = lower {
-        let tree = mount::clone_tree(Path::new(layer), false).doing("open_tree", layer)?;
-        if let Some(user_namespace) = user_namespace {
-            mount::map_ids(tree.as_fd(), user_namespace).doing("map the ids of", layer)?;
-        }
-        mount::set_attributes(tree.as_fd(), 0, MsFlags::MS_PRIVATE.bits(), false)
-            .doing("set propagation", layer)?;
-        return Ok(tree);
+    if lower.len() < 2 {
+        let options = [
+            ("ro", None),
+            ("size", Some("4k")),
+            ("nr_inodes", Some("1")),
+            ("mode", Some("755")),
+        ];
+        let options: Vec<_> = options.into_iter().chain(context::option(label)).collect();
+        return mount::new_filesystem("tmpfs", &options, 0)
+            .doing("mount", "an image without files");
     }
     let mapped = mapped::layers(lower, "", user_namespace)?;
     let layers = Layers {

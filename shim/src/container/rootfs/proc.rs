@@ -30,7 +30,7 @@ const PROC: &str = "proc of the PID namespace";
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Pids<'a> {
     pub(in super::super) namespace: BorrowedFd<'a>,
-    /// A mount namespace in which there is nothing to see.
+    /// The template mount namespace.
     pub(in super::super) template: BorrowedFd<'a>,
     pub(in super::super) proof: &'a SingleThreaded,
 }
@@ -100,11 +100,12 @@ impl Pids<'_> {
         }
     }
 
-    /// From the host's PID namespace into the other: with nothing open but the socket, and the template's empty root.
+    /// From the host's PID namespace into the other: with nothing open but the socket, and an empty root that no other
+    /// process has.
     fn enter(&self, socket: &OwnedFd) -> Result<()> {
         let opening = || -> io::Result<()> {
             (0..3).try_for_each(|number| process::dup_to(socket.as_fd(), number))?;
-            ns::enter(self.template, CloneFlags::CLONE_NEWNS)?;
+            mount::enter_empty_root(self.template, &[])?;
             ns::enter(self.namespace, CloneFlags::CLONE_NEWPID)?;
             process::close_all_but(socket.as_fd())
         };
