@@ -19,4 +19,5 @@ pub mod seccomp;
 pub mod sibling;
 pub mod socket;
 pub mod syscall;
+pub mod terminal;
 pub mod thread;

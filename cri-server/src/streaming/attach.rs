@@ -23,7 +23,7 @@ use super::{
     copy::{carry, feed},
     remote_command::{self, Ends, Wanted},
     server::Client,
-    terminal::{self, receive, resize},
+    terminal::{self, receive, receive_master, resize},
 };
 use crate::{
     context::Context,
@@ -44,7 +44,9 @@ async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Resul
     let (ended, end) = watch::channel(None);
     let mut wanted = Attach::default();
     let mut fds = Vec::new();
-    let connected = connect(ends, &end, &mut tasks, &mut wanted, &mut fds);
+    let config = container.record.config.as_ref();
+    let tty = config.is_some_and(|config| config.tty);
+    let connected = connect(ends, tty, &end, &mut tasks, &mut wanted, &mut fds);
     let left = connected.map_err(|source| Error::Io {
         doing: "make an attached client's streams".into(),
         source,
@@ -70,6 +72,7 @@ async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Resul
 /// Has tasks copy between the client and pipes, whose other ends are `fds`. Returns what tells the end of its input.
 fn connect(
     ends: Ends,
+    tty: bool,
     end: &End,
     tasks: &mut JoinSet<()>,
     wanted: &mut Attach,
@@ -84,6 +87,7 @@ fn connect(
         let writer = Writer {
             input: ends.stdin,
             sizes: ends.sizes,
+            tty,
             leave,
             end: end.clone(),
         };
@@ -108,6 +112,8 @@ fn connect(
 struct Writer {
     input: Option<remote_command::Input>,
     sizes: Option<remote_command::Sizes>,
+    /// Whether the container has a terminal.
+    tty: bool,
     leave: oneshot::Sender<()>,
     end: End,
 }
@@ -121,7 +127,11 @@ impl Writer {
     }
 
     async fn copy(self, socket: &tokio::net::UnixStream) -> io::Result<()> {
-        let Some(fd) = receive(socket).await? else {
+        let received = match self.tty {
+            true => receive_master(socket).await?,
+            false => receive(socket).await?,
+        };
+        let Some(fd) = received else {
             return Ok(());
         };
         let mut tasks = JoinSet::new();

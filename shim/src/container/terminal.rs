@@ -1,19 +1,23 @@
 //! A terminal of the container's own devpts, as the standard streams of its init or of a further process.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, IntoRawFd, OwnedFd},
     path::Path,
 };
 
 use corten_proto::shim::Identity;
-use corten_sys::{mount, process, root::Root, socket};
+use corten_sys::{mount, process, root::Root, socket, terminal};
 use rustix::{
-    fs::{Mode, OFlags, Uid, fchown},
+    fs::{Mode, OFlags, ResolveFlags, Uid, fchown, fstatfs, openat2},
     process::ioctl_tiocsctty,
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
 };
 
-use crate::failure::{Doing, Result};
+use crate::failure::{Doing, Result, invalid};
+
+const PTS: &str = "/dev/pts";
+/// linux/magic.h, DEVPTS_SUPER_MAGIC.
+const DEVPTS: i64 = 0x1cd1;
 
 /// The variable by which a command on a terminal learns of its kind, unless the container has one of its own.
 pub(super) const KIND: &[u8] = b"TERM=xterm";
@@ -21,10 +25,7 @@ pub(super) const KIND: &[u8] = b"TERM=xterm";
 /// Opens a pair, makes the one end the streams of this process and, of init, /dev/console of the container. Returns the
 /// other end, the master.
 pub(super) fn open(root: &Root, identity: &Identity, is_init: bool) -> Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root
-        .open_at(Path::new("/dev/pts/ptmx"), flags, Mode::empty())
-        .doing("open", "/dev/pts/ptmx")?;
+    let master = open_master(root)?;
     unlockpt(&master).doing("unlock", "terminal")?;
     let peer = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)
         .doing("open", "terminal")?;
@@ -40,6 +41,35 @@ pub(super) fn open(root: &Root, identity: &Identity, is_init: bool) -> Result<Ow
         .try_for_each(|number| process::dup_to(peer.as_fd(), number))
         .doing("dup2", "terminal")?;
     Ok(master)
+}
+
+/// Opens a new master of the devpts at its place. A container can put anything there, such as a file of a server of its own,
+/// of which not even an open or a close need ever end; in a devpts itself is nothing but the kernel's.
+fn open_master(root: &Root) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let pts = root
+        .open_at(Path::new(PTS), flags, Mode::empty())
+        .doing("open", PTS)?;
+    if i64::from(fstatfs(&pts).doing("statfs", PTS)?.f_type) != DEVPTS {
+        let hint = "it is not a devpts, so that there are no terminals in this container";
+        return Err(invalid("open", PTS, hint));
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // Nothing that is mounted in it.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let master =
+        openat2(&pts, "ptmx", flags, Mode::empty(), resolve).doing("open", "/dev/pts/ptmx")?;
+    checked(master)
+}
+
+/// The master, if it is one. Anything else is left open: closing it could take for ever.
+pub(super) fn checked(master: OwnedFd) -> Result<OwnedFd> {
+    let what = "the terminal";
+    if terminal::is_master(master.as_fd()).doing("stat", what)? {
+        return Ok(master);
+    }
+    let _ = master.into_raw_fd();
+    Err(invalid("open", what, "it is not a terminal's master"))
 }
 
 /// Sends the master over a socket whose other end the daemon has.

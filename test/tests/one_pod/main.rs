@@ -1,5 +1,7 @@
 //! What the processes of one pod do to stop the node: whatever they own or make, other pods start, run and go.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod fuse;
 mod site;
 mod template;
+mod terminals;

@@ -9,7 +9,7 @@ use std::{
 use corten_sys::socket;
 use rustix::process::chdir;
 
-use super::runtime::Runtime;
+use super::{super::terminal, runtime::Runtime};
 use crate::failure::{Doing, Result, invalid};
 
 /// It lies in the bundle, where the runtime runs, so that its name there is short.
@@ -50,7 +50,9 @@ impl Console {
         };
         let what = "the terminal of the runtime";
         let none = || invalid("receive", what, "it sent none");
-        take().doing("receive", what)?.pop().ok_or_else(none)
+        let master = take().doing("receive", what)?.pop();
+        // The runtime has opened what was there in the container.
+        terminal::checked(master.ok_or_else(none)?)
     }
 }
 
