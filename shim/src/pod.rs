@@ -18,6 +18,7 @@ use nix::{
 };
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, Uid, openat},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -37,7 +38,12 @@ pub(crate) fn run(
     let root_label = labels.map(|(_, root)| root);
     let label = labels.map(|(process, _)| Label::new(process)).transpose()?;
     let proof = SingleThreaded::verify()?;
-    let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     let user = user.map(File::open).transpose()?;
     let init = match &user {
         Some(user) => clone_in(&proof, user, template, root_label)?,
@@ -49,15 +55,15 @@ pub(crate) fn run(
                 Some(_) => become_root(),
                 None => enter_empty_root(template, root_label),
             };
-            if let Err(error) = entered.and_then(|()| confine(label.as_ref(), &ready)) {
+            if let Err(error) = entered.and_then(|()| confine(label.as_ref(), &theirs)) {
                 note(format_args!("set up the init of a PID namespace: {error}"));
                 process::exit_now(1);
             }
             reap_for_ever()
         }
         Cloned::Parent(init) => {
-            drop(ready);
-            let made = publish(&init, pin, &told);
+            drop(theirs);
+            let made = publish(&init, pin, &ours);
             if made.is_err() {
                 let _ = process::kill(init.pidfd.as_fd());
                 let _ = process::wait(init.pidfd.as_fd());
@@ -109,14 +115,16 @@ fn clone_in(
     Ok(Cloned::Parent(Child { pid, pidfd }))
 }
 
-fn publish(init: &Child, pin: &Path, told: &OwnedFd) -> io::Result<()> {
+/// The init goes on only once it is pinned: should this process die before, it ends by itself.
+fn publish(init: &Child, pin: &Path, socket: &OwnedFd) -> io::Result<()> {
     let source = format!("/proc/{}/ns/pid", init.pid);
     ns::pin_file(Path::new(&source), pin)?;
-    let published = match rustix::io::read(told, &mut [0; 1])? {
+    let published = match rustix::io::read(socket, &mut [0; 1])? {
         0 => Err(io::Error::other(
             "the init of the PID namespace could not be set up",
         )),
-        _ => writeln!(io::stdout(), "{}", init.pid),
+        _ => writeln!(io::stdout(), "{}", init.pid)
+            .and_then(|()| Ok(rustix::io::write(socket, &[1]).map(drop)?)),
     };
     if published.is_err() {
         let _ = umount2(pin, MntFlags::MNT_DETACH);
@@ -142,8 +150,8 @@ fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing of the host is left to it: no descriptors, no capabilities.
-fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
+/// Nothing of the host is left to it: no descriptors, no capabilities. Returns when `parent` has published it.
+fn confine(label: Option<&Label<'_>>, parent: &OwnedFd) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
     setsid()?;
@@ -163,7 +171,12 @@ fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
             "the init of a PID namespace keeps the daemon's SELinux label: {error}"
         ));
     }
-    rustix::io::write(ready, &[1])?;
+    (0..3).try_for_each(|number| process::dup_to(parent.as_fd(), number))?;
+    process::close_all_but(parent.as_fd())?;
+    rustix::io::write(parent, &[1])?;
+    if rustix::io::read(parent, &mut [0; 1])? == 0 {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
     process::close_all();
     memory::trim();
     Ok(())

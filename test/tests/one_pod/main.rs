@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod fuse;
+mod processes;
 mod site;
 mod template;
 mod terminals;
