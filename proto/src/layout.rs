@@ -4,7 +4,7 @@
 //! <state>/                      /run/corten, a tmpfs of its own, private; gone with a reboot
 //!   corten.sock                 the CRI and the admin service
 //!   containers/<id>/            shim.sock, shim.log, exit; with an external runtime bundle/ and its state, runtime/
-//!   pods/<id>/                  resolv.conf, hostname, hosts, shm/, ns/{ipc,uts,pid,user}
+//!   pods/<id>/                  etc/{resolv.conf,hostname,hosts}, shm/, each a tmpfs of its own; ns/{ipc,uts,pid,user}
 //! <root>/                       /var/lib/corten, durable
 //!   instance  lock              this installation's id, made once; held by the daemon that serves it
 //!   images.redb  layers/  staging/  trash/  content/

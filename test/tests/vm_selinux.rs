@@ -243,7 +243,7 @@ async fn a_pods_containers_share_categories_that_no_other_pod_has_and_keep_them(
     // The pod's memory is shared, and its files are of nobody else's level.
     assert_eq!(site.output(&b, "cat /dev/shm/file").await, "x");
     let pods = site.node.state().join("pods");
-    let script = format!("stat -c %C {}/{}/hosts", pods.display(), site.pods[ONE]);
+    let script = format!("stat -c %C {}/{}/etc/hosts", pods.display(), site.pods[ONE]);
     let label = site.node.shell(&script).unwrap();
     assert_eq!(label.trim(), format!("{FILE}{level}"));
 

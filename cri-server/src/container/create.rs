@@ -174,6 +174,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
         id: &draft.pod.record.id,
         config: draft.pod.config(),
         state_dir: &pod_state,
+        etc: &pod::files::etc(&draft.pod.record, &pod_state),
         netns: paths.net.as_deref(),
         ipc: paths.ipc.as_deref(),
         uts: paths.uts.as_deref(),
@@ -284,9 +285,10 @@ async fn make(
     let ids = plan.user_namespace.clone();
     let is_own_level = spec::is_own_level(&plan.mount_label, &pod.record.selinux_level);
     let pod_state = layout::pod_state(&cx.config.state, &pod.record.id);
+    let etc = pod::files::etc(&pod.record, &pod_state);
     blocking(move || {
         if is_own_level {
-            pod::files::share(&pod_state)?;
+            pod::files::share(&etc)?;
         }
         create_dirs(&dirs.0, &dirs.1, top.as_deref(), ids.as_ref())?;
         volumes

@@ -49,7 +49,7 @@ impl Plan {
     }
 }
 
-/// Where the pod's namespaces are pinned; `None` for the host's.
+/// Where the pod's namespaces are pinned, `None` for the host's, and where its own file systems are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Paths {
     pub(crate) net: Option<PathBuf>,
@@ -57,6 +57,8 @@ pub(crate) struct Paths {
     pub(crate) uts: Option<PathBuf>,
     pub(crate) pid: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
+    /// Where a file system of the pod's files in /etc is.
+    pub(crate) etc: PathBuf,
     pub(crate) user: Option<PathBuf>,
 }
 
@@ -82,6 +84,7 @@ impl Paths {
             uts: own_network.then(|| pin("uts")),
             pid: (options.pid() == NamespaceMode::Pod).then(|| pin("pid")),
             shm: own_ipc.then(|| state_dir.join("shm")),
+            etc: state_dir.join(files::ETC_NAME),
             user: own_users.then(|| pin("user")),
         }
     }
@@ -195,6 +198,7 @@ fn resources(
     let text = |path: &Path| path.display().to_string();
     let mut kinds = vec![Kind::Directory(text(dir))];
     kinds.extend(cgroup);
+    kinds.push(Kind::Mount(text(&paths.etc)));
     kinds.extend(paths.shm.as_deref().map(|path| Kind::Mount(text(path))));
     kinds.extend(
         [&paths.net, &paths.ipc, &paths.uts]

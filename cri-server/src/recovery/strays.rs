@@ -44,6 +44,7 @@ pub(super) async fn remove(cx: &Arc<Context>) -> Result<()> {
             let below = |name: &str| dir.join(name).display().to_string();
             let kinds = vec![
                 Kind::Directory(dir.display().to_string()),
+                Kind::Mount(below("etc")),
                 Kind::Mount(below("shm")),
                 Kind::Pin(below("ns/ipc")),
                 Kind::Pin(below("ns/uts")),

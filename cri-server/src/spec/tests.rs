@@ -121,6 +121,7 @@ impl Fixture {
             id: "p",
             config: &self.pod_config,
             state_dir: Path::new("/state/p"),
+            etc: Path::new("/state/p/etc"),
             netns: pin(netns.as_path()),
             ipc: pin(ipc.as_path()),
             uts: pin(uts.as_path()),

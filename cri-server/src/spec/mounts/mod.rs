@@ -150,9 +150,9 @@ mod tests {
     ];
     const FILES: [&str; 4] = [
         "bind /state/p/shm /dev/shm nosuid nodev noexec",
-        "bind /state/p/hostname /etc/hostname",
-        "bind /state/p/hosts /etc/hosts",
-        "bind /state/p/resolv.conf /etc/resolv.conf",
+        "bind /state/p/etc/hostname /etc/hostname",
+        "bind /state/p/etc/hosts /etc/hosts",
+        "bind /state/p/etc/resolv.conf /etc/resolv.conf",
     ];
 
     #[test]
@@ -192,9 +192,9 @@ mod tests {
         fixture.security().readonly_rootfs = true;
         let files = [
             FILES[0],
-            "bind /state/p/hostname /etc/hostname ro",
-            "bind /state/p/hosts /etc/hosts ro",
-            "bind /state/p/resolv.conf /etc/resolv.conf ro",
+            "bind /state/p/etc/hostname /etc/hostname ro",
+            "bind /state/p/etc/hosts /etc/hosts ro",
+            "bind /state/p/etc/resolv.conf /etc/resolv.conf ro",
         ];
         check(&fixture, &[&KERNEL[..], &files].concat());
     }

@@ -60,9 +60,8 @@ pub(super) fn kernel(
 /// Shared memory and the three files in `/etc` that are the pod's.
 pub(super) fn pod_files(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> {
     let pod = input.pod;
-    let of_pod = |name: &str| path::text(&pod.state_dir.join(name));
     let mut mounts = vec![match pod.ipc {
-        Some(_) => bind(of_pod("shm")?, "/dev/shm", DATA),
+        Some(_) => bind(path::text(&pod.state_dir.join("shm"))?, "/dev/shm", DATA),
         None => bind("/dev/shm".into(), "/dev/shm", MountAttributes::default()),
     }];
     let attributes = MountAttributes {
@@ -70,7 +69,8 @@ pub(super) fn pod_files(input: &Input<'_>) -> Result<Vec<shim::Mount>, Invalid> 
         ..Default::default()
     };
     for name in ["hostname", "hosts", "resolv.conf"] {
-        mounts.push(bind(of_pod(name)?, &format!("/etc/{name}"), attributes));
+        let source = path::text(&pod.etc.join(name))?;
+        mounts.push(bind(source, &format!("/etc/{name}"), attributes));
     }
     Ok(mounts)
 }
