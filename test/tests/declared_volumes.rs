@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -224,4 +225,39 @@ async fn volumes_can_be_ignored() {
     site.output(&id, "touch /data/new").await;
     let root = site.node.root().join("containers").join(&id);
     assert!(root.join("upper/data/new").exists() && !root.join("volumes").exists());
+}
+
+/// A file of this size without a byte in it.
+const HOLE: u64 = 200 << 30;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_of_an_images_files_take_nothing() {
+    let mut site = Site::new(&[], &["/data"]).await;
+    let dir = site.node.dir().to_owned();
+    let tree = dir.join("sparse");
+    fs::create_dir_all(tree.join("data")).unwrap();
+    let file = fs::File::create(tree.join("data/hole")).unwrap();
+    file.set_len(HOLE).unwrap();
+    let layer = dir.join("sparse.tar");
+    let pack = format!(
+        "tar --sparse --format=gnu -C {} -cf {} data",
+        tree.display(),
+        layer.display()
+    );
+    site.node.shell(&pack).unwrap();
+    let base = fs::read(image::busybox_layer(&dir).unwrap()).unwrap();
+    let config = json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"], "Volumes": { "/data": {} } });
+    let layers = [&base[..], &fs::read(&layer).unwrap()];
+    let archive = image::archive_of_layers(&dir, &layers, &config, IMAGE).unwrap();
+    site.node
+        .corten_image(&["load", &archive.display().to_string()])
+        .unwrap();
+    let created = site.run("sparse", Vec::new());
+    let created = tokio::time::timeout(std::time::Duration::from_secs(20), created).await;
+    let id = created.expect("it is copied for ever");
+    let size = site.output(&id, "stat -c %s /data/hole").await;
+    assert_eq!(size, format!("{HOLE}\n"));
+    let copy = site.volumes(&id).join("0/hole");
+    let blocks = fs::metadata(copy).unwrap().blocks();
+    assert!(blocks < 64, "{blocks} blocks are used");
 }

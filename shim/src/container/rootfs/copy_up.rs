@@ -1,13 +1,14 @@
 //! Copies a directory with all that is in it: kinds, contents, hard links, owners, modes, extended attributes and times.
 //!
 //! Nothing runs in either directory yet. What an image holds may still be hostile: every path is opened below one of two
-//! descriptors, and no symlink is followed. There is no recursion and no descriptor per level.
+//! descriptors, and no symlink is followed. There is no recursion and no descriptor per level. Holes stay holes: a file that
+//! takes nothing in the image can be of any size. What does take something is copied up to a limit.
 
 use std::{
     collections::HashMap,
     ffi::OsStr,
     fs::File,
-    io,
+    io::{self, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -18,9 +19,10 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-        XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat,
-        futimens, linkat, mkdirat, mknodat, openat2, readlinkat, statat, symlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec,
+        Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr,
+        fsetxattr, fstat, ftruncate, futimens, linkat, mkdirat, mknodat, openat2, readlinkat, seek,
+        statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -30,11 +32,45 @@ use crate::failure::{Doing, Result};
 /// As long as the kernel allows (xattr(7)).
 const MAX_XATTR: usize = 64 << 10;
 
-/// Copies what is in `from`, and how it looks, to `to`, an empty directory. `name` is for messages.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &str) -> Result<()> {
+/// How much is copied at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Bytes of files, holes not counted.
+    data: u64,
+    entries: u64,
+}
+
+/// For all volumes of a container together.
+pub(super) const LIMITS: Limits = Limits {
+    data: 16 << 30,
+    entries: 1 << 20,
+};
+
+impl Limits {
+    fn take(left: &mut u64, amount: u64, what: &str) -> io::Result<()> {
+        let rest = left.checked_sub(amount).ok_or_else(|| {
+            io::Error::other(format!(
+                "the image has too {what} in its volumes to be copied: mount volumes there, or set \
+                 container.declared_volumes to \"ignore\""
+            ))
+        });
+        *left = rest?;
+        Ok(())
+    }
+}
+
+/// Copies what is in `from`, and how it looks, to `to`, an empty directory. What is copied is taken off `limits`. `name` is
+/// for messages.
+pub(super) fn copy(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    limits: &mut Limits,
+    name: &str,
+) -> Result<()> {
     let mut copying = Copying {
         from,
         to,
+        limits,
         links: HashMap::new(),
     };
     let mut directories = vec![PathBuf::from(".")];
@@ -59,6 +95,7 @@ pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &str) -> Resu
 struct Copying<'a> {
     from: BorrowedFd<'a>,
     to: BorrowedFd<'a>,
+    limits: &'a mut Limits,
     /// Where files with several names went, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -76,6 +113,7 @@ impl Copying<'_> {
             if name == "." || name == ".." {
                 continue;
             }
+            Limits::take(&mut self.limits.entries, 1, "many files")?;
             let stat = statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let whole = path.join(name);
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -84,7 +122,7 @@ impl Copying<'_> {
             } else if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 linkat(self.to, first, &to, name, AtFlags::empty())?;
             } else {
-                entry_of(&from, &to, name, &stat)?;
+                entry_of(&from, &to, name, &stat, self.limits)?;
                 if stat.st_nlink > 1 {
                     self.links.insert((stat.st_dev, stat.st_ino), whole);
                 }
@@ -101,10 +139,16 @@ impl Copying<'_> {
 }
 
 /// Copies one entry that is not a directory.
-fn entry_of(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+fn entry_of(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &OsStr,
+    stat: &Stat,
+    limits: &mut Limits,
+) -> io::Result<()> {
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => return file(from, to, name, stat),
+        FileType::RegularFile => return file(from, to, name, stat, limits),
         FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
         kind => mknodat(to, name, kind, Mode::empty(), stat.st_rdev)?,
     }
@@ -126,7 +170,13 @@ fn entry_of(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Resu
     Ok(utimensat(to, name, &times(stat), nofollow)?)
 }
 
-fn file(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+fn file(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &OsStr,
+    stat: &Stat,
+    limits: &mut Limits,
+) -> io::Result<()> {
     let name = Path::new(name);
     let source = File::from(open(from.as_fd(), name, OFlags::RDONLY)?);
     let create =
@@ -137,9 +187,32 @@ fn file(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<(
         create,
         Mode::RUSR | Mode::WUSR,
     )?);
-    io::copy(&mut &source, &mut &target)?;
+    content(&source, &target, limits)?;
     set_look(&source, &target, stat)?;
     Ok(futimens(&target, &times(stat))?)
+}
+
+/// Copies data to where it is in the source, and leaves the rest a hole (lseek(2), SEEK_DATA). A file system that does not know
+/// of holes has data alone.
+fn content(source: &File, target: &File, limits: &mut Limits) -> io::Result<()> {
+    let length = u64::try_from(fstat(source)?.st_size).unwrap_or_default();
+    ftruncate(target, length)?;
+    let mut end = 0;
+    loop {
+        let start = match seek(source, SeekFrom::Data(end)) {
+            // None behind.
+            Err(Errno::NXIO) => return Ok(()),
+            start => start?,
+        };
+        end = seek(source, SeekFrom::Hole(start))?;
+        Limits::take(&mut limits.data, end.saturating_sub(start), "much data")?;
+        seek(source, SeekFrom::Start(start))?;
+        seek(target, SeekFrom::Start(start))?;
+        let copied = io::copy(&mut source.take(end - start), &mut &*target)?;
+        if copied == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Owner, mode and extended attributes, in this order: each takes back parts of the next.
@@ -183,4 +256,65 @@ fn open(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> 
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     Ok(openat2(dir, path, flags, Mode::empty(), resolve)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{FileExt, MetadataExt},
+        path::PathBuf,
+    };
+
+    use super::*;
+
+    /// A directory with a file of a TiB in which there are three bytes, and an empty one to copy it to.
+    fn directories(name: &str) -> (PathBuf, File, File) {
+        let dir = std::env::temp_dir().join(format!("corten-copy-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        fs::create_dir_all(&from).unwrap();
+        fs::create_dir_all(&to).unwrap();
+        let sparse = File::create(from.join("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        for at in [0, 1 << 39, (1 << 40) - 1] {
+            sparse.write_all_at(b"x", at).unwrap();
+        }
+        fs::write(from.join("empty"), "").unwrap();
+        (dir, File::open(from).unwrap(), File::open(to).unwrap())
+    }
+
+    fn copied(from: &File, to: &File, data: u64, entries: u64) -> std::result::Result<(), String> {
+        let mut limits = Limits { data, entries };
+        copy(from.as_fd(), to.as_fd(), &mut limits, "/data").map_err(|failure| failure.hint)
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        let (dir, from, to) = directories("holes");
+        copied(&from, &to, 1 << 20, 2).unwrap();
+        let copy = File::open(dir.join("to/sparse")).unwrap();
+        let metadata = copy.metadata().unwrap();
+        assert_eq!(metadata.len(), 1 << 40);
+        assert!(metadata.blocks() < 1024, "{} blocks", metadata.blocks());
+        for (at, want) in [(0, b'x'), (1, 0), (1 << 39, b'x'), ((1 << 40) - 1, b'x')] {
+            let mut byte = [1];
+            copy.read_exact_at(&mut byte, at).unwrap();
+            assert_eq!(byte, [want], "{at}");
+        }
+        assert_eq!(fs::read(dir.join("to/empty")).unwrap(), b"");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let (dir, from, to) = directories("limit");
+        let much = copied(&from, &to, 4096, 2).unwrap_err();
+        assert!(much.contains("too much data"), "{much}");
+        fs::remove_dir_all(dir).unwrap();
+        let (dir, from, to) = directories("limit");
+        let many = copied(&from, &to, 1 << 20, 1).unwrap_err();
+        assert!(many.contains("too many files"), "{many}");
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

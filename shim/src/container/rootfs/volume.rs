@@ -22,11 +22,17 @@ pub(super) fn open(volume: &DeclaredVolume) -> Result<Tree> {
 /// The mounts in which a declared volume may lie: the root, and other such volumes. An image decides where its volumes are,
 /// by symlinks too, and must not cover /proc or somebody's volume with them (CVE-2019-16884).
 #[derive(Debug)]
-pub(super) struct Places(Vec<u64>);
+pub(super) struct Places {
+    mounts: Vec<u64>,
+    limits: copy_up::Limits,
+}
 
 impl Places {
     pub(super) fn of(root: &Root) -> Result<Self> {
-        Ok(Self(vec![mount_id(root, "/")?]))
+        Ok(Self {
+            mounts: vec![mount_id(root, "/")?],
+            limits: copy_up::LIMITS,
+        })
     }
 
     /// Copies up, and attaches.
@@ -42,19 +48,24 @@ impl Places {
             .make_dir_all(path, DIRECTORY)
             .map_err(|error| place::not_made(destination, &error))?;
         let refused = |hint| Err(invalid("mount the image's volume", destination, hint));
-        if !self.0.contains(&mount_id(&place, destination)?) {
+        if !self.mounts.contains(&mount_id(&place, destination)?) {
             return refused("it leads into another mount");
         }
         let stat = fstat(&place).doing("stat", destination)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return refused("it is not a directory");
         }
-        copy_up::copy(place.as_fd(), tree.fd.as_fd(), destination)?;
+        copy_up::copy(
+            place.as_fd(),
+            tree.fd.as_fd(),
+            &mut self.limits,
+            destination,
+        )?;
         if !label.is_empty() {
             context::relabel(tree.fd.as_fd(), destination, label)?;
         }
         mount::attach(tree.fd.as_fd(), place.as_fd()).doing("attach mount", destination)?;
-        self.0.push(mount_id(&tree.fd, destination)?);
+        self.mounts.push(mount_id(&tree.fd, destination)?);
         Ok(())
     }
 }
