@@ -35,6 +35,8 @@ pub(crate) enum Source {
     Exec(u64),
     /// The deadline of an exec.
     ExecDeadline(u64),
+    /// The end of any child.
+    Child,
 }
 
 impl Source {
@@ -50,6 +52,7 @@ impl Source {
             Self::Deadline => 6,
             Self::Exec(number) => 7 | number << 4,
             Self::ExecDeadline(number) => 8 | number << 4,
+            Self::Child => 9,
         }
     }
 
@@ -63,7 +66,8 @@ impl Source {
             (5, _) => Self::Stderr,
             (6, _) => Self::Deadline,
             (7, number) => Self::Exec(number),
-            (_, number) => Self::ExecDeadline(number),
+            (8, number) => Self::ExecDeadline(number),
+            _ => Self::Child,
         }
     }
 }
@@ -177,6 +181,7 @@ mod tests {
             Source::Deadline,
             Source::Exec(1 << 40),
             Source::ExecDeadline(3),
+            Source::Child,
         ] {
             assert_eq!(Source::decode(source.encode()), source);
         }

@@ -98,6 +98,53 @@ pub fn clone(
     }
 }
 
+/// The command line of this process, as /proc/<pid>/cmdline shows it to everybody.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandLine {
+    start: usize,
+    end: usize,
+}
+
+impl CommandLine {
+    /// Finds where it lies in memory (proc_pid_stat(5), arg_start and arg_end).
+    pub fn find() -> io::Result<Self> {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+        let number = |field: usize| {
+            fields?
+                .split_ascii_whitespace()
+                .nth(field - 3)?
+                .parse()
+                .ok()
+        };
+        let found = number(48)
+            .zip(number(49))
+            .filter(|(start, end)| start < end);
+        let (start, end) = found.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start, end })
+    }
+
+    /// Shows `text`, as much of it as there is place for, in its place: in this process, which is single-threaded and asks
+    /// for its arguments no more, or in a copy of it.
+    pub fn replace(&self, text: &[u8]) {
+        let length = self.end - self.start;
+        let text = &text[..text.len().min(length.saturating_sub(2))];
+        let mut line = vec![0; length];
+        line[..text.len()].copy_from_slice(text);
+        // Where the last byte is not NUL the kernel shows what is before the first one (fs/proc/base.c, get_mm_cmdline).
+        line[length - 1] = 1;
+        // SAFETY: the kernel has put the strings of the arguments between both addresses, in memory of the stack that is
+        // writable and never unmapped. By the contract of this function nothing reads them meanwhile.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                line.as_ptr(),
+                std::ptr::with_exposed_provenance_mut(self.start),
+                length,
+            );
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ended {
@@ -115,13 +162,77 @@ impl Ended {
     }
 }
 
-/// Reaps the child if it has ended.
-pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+/// How the child has ended, if it has; it is reaped unless a tracer keeps it.
+///
+/// The end of a process that is traced is the tracer's to see, and its parent's only when the tracer lets go of it
+/// (ptrace(2), "Death under ptrace"), while its pidfd is readable all the time. Processes of a container can trace each
+/// other. The child is then one of [`ended_child`] when it is let go.
+///
+/// # Errors
+/// When it is not a child of this process; there is nothing to wait for then.
+pub fn try_wait(child: &Child) -> io::Result<Option<Ended>> {
     let status = waitid(
-        WaitId::PidFd(pidfd),
+        WaitId::PidFd(child.pidfd.as_fd()),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
     )?;
-    Ok(status.map(|status| ended(&status)))
+    Ok(match status {
+        Some(status) => Some(ended(&status)),
+        None => fs::read_to_string(format!("/proc/{}/stat", child.pid))
+            .ok()
+            .and_then(|stat| kept_end(&stat)),
+    })
+}
+
+/// The end of a zombie without threads, from its /proc/<pid>/stat (proc_pid_stat(5)).
+fn kept_end(stat: &str) -> Option<Ended> {
+    // The name before may have anything in it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
+    if fields.first() != Some(&"Z") || number(20)? > 1 {
+        return None;
+    }
+    let status = number(52)?;
+    Some(match libc::WIFEXITED(status) {
+        true => Ended::Exited(libc::WEXITSTATUS(status)),
+        false => Ended::Killed(libc::WTERMSIG(status)),
+    })
+}
+
+/// The id of a child that has ended and is not reaped; the same one until it is.
+pub fn ended_child() -> io::Result<Option<i32>> {
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes one siginfo, which `info` is and which outlives the call.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid has filled in the fields of SIGCHLD, or none of them: the id is then 0 as before.
+    match unsafe { info.si_pid() } {
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// The child `pid` of this process, which was not reaped.
+///
+/// # Errors
+/// ECHILD when it is none. The number of a child is its own until it is reaped, so that no other process can have it
+/// between that look and pidfd_open.
+pub fn child(pid: i32) -> io::Result<Child> {
+    let id = Some(pid).filter(|pid| *pid > 0);
+    let id = id.and_then(rustix::process::Pid::from_raw);
+    let id = id.ok_or(io::ErrorKind::InvalidInput)?;
+    waitid(
+        WaitId::Pid(id),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+    )?;
+    Ok(Child {
+        pid,
+        pidfd: open(pid)?,
+    })
 }
 
 /// Waits for the child's end and reaps it.
@@ -162,6 +273,23 @@ fn ended(status: &WaitIdStatus) -> Ended {
 
 /// Sends a signal by number, 0 to 64; a process that has ended is no error.
 pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    match send_signal(pidfd, number) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result,
+    }
+}
+
+/// # Errors
+/// ESRCH when the process was reaped: its number may be another's.
+pub fn check_unreaped(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    match send_signal(pidfd, 0) {
+        // Somebody else's it may be.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        result => result,
+    }
+}
+
+fn send_signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call takes integers and a null pointer, which stands for the default siginfo.
     let result = unsafe {
         libc::syscall(
@@ -172,10 +300,9 @@ pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
             0,
         )
     };
-    match io::Error::last_os_error() {
-        _ if result == 0 => Ok(()),
-        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        error => Err(error),
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -253,17 +380,29 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     }
 }
 
-/// Closes every descriptor from 3 on, but for `keep`, which is one of them: for a child between clone and execve, whose copy
-/// of the parent's owners is never dropped. Nothing that owns another one may be used or dropped afterwards.
-pub fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
-    let keep = keep.as_raw_fd().cast_unsigned();
-    for (first, last) in [(3, keep - 1), (keep + 1, u32::MAX)] {
-        // SAFETY: the call takes integers; by the contract of this function no owner of what it closes is left.
-        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+/// Closes every descriptor from 3 on, but for `kept`: for a child between clone and execve, whose copy of the parent's owners
+/// is never dropped. Nothing that owns another one may be used or dropped afterwards.
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let number = |fd: &BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+    let mut kept: Vec<u32> = kept.iter().map(number).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.into_iter().filter(|number| *number > 2) {
+        close_range(first, number - 1)?;
+        first = number + 1;
     }
-    Ok(())
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the call takes integers; by the contract of `close_all_but` no owner of what it closes is left.
+    match unsafe { libc::close_range(first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Soft and hard limit of the RLIMIT_* number `resource` (getrlimit(2)).
@@ -304,6 +443,33 @@ mod tests {
     fn a_signal_is_a_code_above_128() {
         assert_eq!(Ended::Killed(9).code(), 137);
         assert_eq!(Ended::Exited(3).code(), 3);
+    }
+
+    #[test]
+    fn a_zombie_tells_its_end_and_nothing_else_does() {
+        let stat = |state: &str, threads: i32, code: i32| {
+            let between = "1 ".repeat(16);
+            let rest = "0 ".repeat(31);
+            format!("7 (a) Z (b) {state} {between}{threads} {rest}{code}\n")
+        };
+        assert_eq!(kept_end(&stat("Z", 1, 3 << 8)), Some(Ended::Exited(3)));
+        assert_eq!(kept_end(&stat("Z", 1, 9)), Some(Ended::Killed(9)));
+        assert_eq!(kept_end(&stat("S", 1, 0)), None);
+        // Its first thread has ended, others run.
+        assert_eq!(kept_end(&stat("Z", 2, 0)), None);
+        assert_eq!(kept_end("7 (a"), None);
+    }
+
+    #[test]
+    fn a_process_that_is_no_child_is_none() {
+        for pid in [0, -1, 1] {
+            assert!(child(pid).is_err(), "{pid}");
+        }
+        let mut other = std::process::Command::new("true").spawn().unwrap();
+        let found = child(i32::try_from(other.id()).unwrap()).unwrap();
+        assert_eq!(wait(found.pidfd.as_fd()).unwrap(), Ended::Exited(0));
+        assert!(child(found.pid).is_err());
+        let _ = other.wait();
     }
 
     #[test]

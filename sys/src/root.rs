@@ -42,6 +42,17 @@ impl Root {
         Ok(openat2(&self.0, path_or_dot(path), flags, mode, IN_ROOT)?)
     }
 
+    /// Opens the directory `path` as a place, if no symlink is on the way.
+    pub fn open_without_links(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(openat2(
+            &self.0,
+            path_or_dot(path),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            IN_ROOT | ResolveFlags::NO_SYMLINKS,
+        )?)
+    }
+
     /// Opens `path` as a place, without reading it.
     pub fn locate(&self, path: &Path) -> io::Result<OwnedFd> {
         self.open_at(path, OFlags::PATH, Mode::empty())

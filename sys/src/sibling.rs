@@ -2,7 +2,9 @@
 //! its children, such as a PID namespace, and has no more than the child has kept.
 //!
 //! The parent learns the sibling's id from memory that it shares with the child: a message could be lost with the child,
-//! and the sibling would be a zombie for ever, which holds up the end of its PID namespace (pid_namespaces(7)).
+//! and the sibling would be a zombie for ever, which holds up the end of its PID namespace (pid_namespaces(7)). The sibling
+//! does not have that memory (madvise(2), MADV_DONTFORK), and the parent believes the id where the kernel says that it is
+//! a child's.
 
 use std::{
     io,
@@ -11,7 +13,6 @@ use std::{
 };
 
 use nix::sched::CloneFlags;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::process::{self, Child, SingleThreaded};
 
@@ -54,7 +55,8 @@ impl Slot {
         unsafe { self.0.as_ref() }
     }
 
-    /// The sibling's id, as the parent sees it, from the moment on when there is one. It is the parent's to reap.
+    /// The sibling's id, as the parent sees it, from the moment on when there is one. It is the parent's to reap. Nothing is
+    /// to be done to a process by this number: [`Self::sibling`] proves whose it is.
     pub fn pid(&self) -> Option<i32> {
         match self.word().load(Ordering::Acquire) {
             0 => None,
@@ -62,13 +64,19 @@ impl Slot {
         }
     }
 
-    /// Sends the sibling a signal. Not for one that was reaped.
-    pub fn signal(&self, number: i32) -> io::Result<()> {
-        let Some(pid) = self.pid() else {
-            return Ok(());
+    /// Keeps the memory out of every process that is cloned from the calling one from now on. Both sides call it: the
+    /// parent when the child is there, whose next child is another's, and the child before anything else. So no process
+    /// inside of a container ever has the memory, where others could write to it by /proc/<pid>/mem.
+    pub fn keep_from_children(&self) -> io::Result<()> {
+        // SAFETY: the range is the mapping of `self`, whose contents the call leaves as they are.
+        let result = unsafe {
+            libc::madvise(
+                self.0.as_ptr().cast(),
+                size_of::<AtomicI32>(),
+                libc::MADV_DONTFORK,
+            )
         };
-        // SAFETY: the call takes integers.
-        match unsafe { libc::kill(pid, number) } {
+        match result {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -77,20 +85,9 @@ impl Slot {
     /// The sibling as a child of this process, its parent, where there is one.
     ///
     /// # Errors
-    /// When no descriptor is to be had; the sibling is killed and reaped then.
-    pub fn take(self) -> io::Result<Option<Child>> {
-        let Some(pid) = self.pid() else {
-            return Ok(None);
-        };
-        match process::open(pid) {
-            Ok(pidfd) => Ok(Some(Child { pid, pidfd })),
-            Err(error) => {
-                let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-                let _ = kill_process(pid, Signal::KILL);
-                let _ = waitpid(Some(pid), WaitOptions::empty());
-                Err(error)
-            }
-        }
+    /// When the id is not that of a child of this process, or no descriptor is to be had.
+    pub fn sibling(&self) -> io::Result<Option<Child>> {
+        self.pid().map(process::child).transpose()
     }
 
     /// Copies this process, a child of the slot's maker, as a sibling. By clone(2), which filters of system calls allow

@@ -10,7 +10,8 @@
 //!   watch the sibling
 //! ```
 //!
-//! So nobody ever sees a process that leads to the host or that may do more than the container's own.
+//! So nobody ever sees a process that leads to the host or that may do more than the container's own. The shim learns the
+//! sibling's id from memory that it shares with the maker, and with no process in there; its failure comes by a pipe.
 
 use std::{io, os::fd::AsFd};
 
@@ -37,11 +38,19 @@ impl Birth {
         Self { child, slot: None }
     }
 
-    pub(super) fn by_sibling(child: Child, slot: Slot) -> Self {
-        Self {
+    /// Of a child that may make another. The memory that it has for that is kept out of the next one.
+    ///
+    /// # Errors
+    /// When that is not possible; the child is killed then.
+    pub(super) fn by_sibling(child: Child, slot: Slot) -> io::Result<Self> {
+        if let Err(error) = slot.keep_from_children() {
+            let _ = process::kill(child.pidfd.as_fd());
+            return Err(error);
+        }
+        Ok(Self {
             child,
             slot: Some(slot),
-        }
+        })
     }
 
     /// Which of both is to be watched.
@@ -49,33 +58,29 @@ impl Birth {
         &self.child
     }
 
-    /// Takes over the sibling where there is one, and returns the maker, reaped. All that the maker has still to do is to
-    /// end.
-    pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
-        if self.slot.as_ref().and_then(Slot::pid).is_none() {
-            return Ok(None);
-        }
-        process::wait(self.child.pidfd.as_fd())?;
-        let sibling = self.slot.take().map(Slot::take).transpose()?.flatten();
-        Ok(sibling.map(|sibling| std::mem::replace(&mut self.child, sibling)))
+    /// Whether this is the id of either of both.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        self.child.pid == pid || self.slot.as_ref().and_then(Slot::pid) == Some(pid)
     }
 
-    /// Kills whichever there is, and waits for its end: for one that cannot be watched.
-    pub(crate) fn end(&mut self) {
-        let _ = self.signal(process::SIGKILL);
-        let _ = process::wait(self.child.pidfd.as_fd());
-        if let Some(Ok(Some(sibling))) = self.slot.take().map(Slot::take) {
-            let _ = process::kill(sibling.pidfd.as_fd());
-            let _ = process::wait(sibling.pidfd.as_fd());
-        }
+    /// Takes over the sibling where there is one, and returns the maker, whose end is nobody's to watch: all that it has
+    /// still to do is to end.
+    pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
+        let sibling = self.slot.as_ref().map(Slot::sibling).transpose()?.flatten();
+        let Some(sibling) = sibling else {
+            return Ok(None);
+        };
+        self.slot = None;
+        Ok(Some(std::mem::replace(&mut self.child, sibling)))
     }
 
     /// Signals whichever there is.
     pub(super) fn signal(&self, number: i32) -> io::Result<()> {
         process::signal(self.child.pidfd.as_fd(), number)?;
-        self.slot
-            .as_ref()
-            .map_or(Ok(()), |slot| slot.signal(number))
+        let sibling = self.slot.as_ref().map(Slot::sibling).transpose()?.flatten();
+        sibling.map_or(Ok(()), |sibling| {
+            process::signal(sibling.pidfd.as_fd(), number)
+        })
     }
 }
 
@@ -89,6 +94,13 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// The first that it does.
+    pub(super) fn keep_memory(&self) -> Result<()> {
+        self.slot
+            .keep_from_children()
+            .doing("madvise", "the memory of its sibling's id")
+    }
+
     /// Ends this process and goes on in the sibling, which leads a session of its own there.
     pub(super) fn make(&self) -> Result<()> {
         let made = self.slot.clone_sibling(self.proof, CloneFlags::empty());

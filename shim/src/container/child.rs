@@ -12,7 +12,7 @@ use corten_proto::shim::{Failure, FailureKind, Identity, Process};
 use corten_sys::{process, root::Root};
 use nix::libc;
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchown, fcntl_setfl, fstat},
+    fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, fstat, mkdirat},
     pipe::{PipeFlags, pipe_with},
     process::{fchdir, setsid, umask},
 };
@@ -20,9 +20,10 @@ use rustix::{
 use super::{
     Stdio,
     birth::Maker,
+    ids::Ids,
     label,
     program::Program,
-    report::{self, Packet},
+    report::Teller,
     rootfs,
     security::{self, Privileges},
 };
@@ -32,12 +33,8 @@ use crate::failure::{Doing, Result, failure, invalid};
 const UMASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Runs `stages`, which can only fail, and tells why.
-pub(super) fn run(report: &OwnedFd, stages: impl FnOnce() -> Failure) -> ! {
-    let told = Packet {
-        failure: Some(stages()),
-        ..Packet::default()
-    };
-    let _ = report::write(report.as_fd(), &told, None);
+pub(super) fn run(teller: &Teller, stages: impl FnOnce() -> Failure) -> ! {
+    teller.fail(stages());
     process::exit_now(127)
 }
 
@@ -52,43 +49,83 @@ pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()>
     security::set_oom_score_adj("self", process.oom_score_adj, warnings)
 }
 
-/// As whom files are given to the user of a process.
-pub(super) fn owner(identity: &Identity) -> (Uid, Gid) {
-    (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid))
+/// Makes the working directory below the root where it is missing. To be called before any process of the container runs:
+/// what runs can change every link on the way.
+///
+/// The directory is `owner`'s, given as numbers of the host, from the moment on when it is there: nothing is chowned, which
+/// could be something else by then. What lies behind a link of the image is made as root's, as other runtimes have it.
+pub(super) fn make_cwd(root: &Root, cwd: &str, ids: &Ids, owner: (Uid, Gid)) -> Result<()> {
+    let path = absolute(cwd)?;
+    match root.open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result.map(drop).doing("open working directory", cwd),
+    }
+    if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+        root.make_dir_all(parent, rootfs::DIRECTORY)
+            .doing("make working directory", cwd)?;
+        if let Ok(parent) = root.open_without_links(parent) {
+            ids.make_files_as(owner)?;
+            // What is there by now, or cannot be the user's, is looked at below.
+            let _ = mkdirat(&parent, name, rootfs::DIRECTORY);
+            ids.make_files_as_root()?;
+        }
+    }
+    root.make_dir_all(path, rootfs::DIRECTORY)
+        .map(drop)
+        .doing("make working directory", cwd)
 }
 
-/// Opens the working directory below the root, made as `owner`'s where it is missing. A magic link such as /proc/self/fd/7
-/// would lead to where the host is.
-pub(super) fn open_cwd(root: &Root, cwd: &str, owner: (Uid, Gid)) -> Result<OwnedFd> {
+/// Enters the working directory below the root. A magic link such as /proc/self/fd/7 would lead to where the host is.
+fn enter_cwd(root: &Root, cwd: &str) -> Result<()> {
+    let path = absolute(cwd)?;
+    let directory = root
+        .open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+        .doing("open working directory", cwd)?;
+    fchdir(directory).doing("enter working directory", cwd)
+}
+
+fn absolute(cwd: &str) -> Result<&Path> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
-    if !cwd.starts_with('/') {
-        return Err(invalid(
+    if cwd.starts_with('/') {
+        Ok(Path::new(cwd))
+    } else {
+        Err(invalid(
             "open working directory",
             cwd,
             "it has to begin with /",
-        ));
-    }
-    let path = Path::new(cwd);
-    match root.open_at(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = root
-                .make_dir_all(path, Mode::from_raw_mode(0o755))
-                .doing("make working directory", cwd)?;
-            let (uid, gid) = owner;
-            chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
-                .doing("chown working directory", cwd)?;
-            Ok(made)
-        }
-        result => result.doing("open working directory", cwd),
+        ))
     }
 }
 
-/// Becomes the user, and enters the working directory as that user.
-pub(super) fn settle(privileges: &Privileges, identity: &Identity, cwd: &OwnedFd) -> Result<()> {
+/// Becomes the user, in the working directory. As runc does, root enters it, which may where the user may not, and where
+/// root may not, as on some network file systems, the user.
+pub(super) fn settle(
+    privileges: &Privileges,
+    identity: &Identity,
+    root: &Root,
+    cwd: &str,
+) -> Result<()> {
+    let entered = enter_cwd(root, cwd);
     privileges.become_user(identity)?;
-    fchdir(cwd).doing("enter working directory", "of the process")?;
+    match entered {
+        Err(failure) if matches!(failure.errno, libc::EACCES | libc::EPERM) => {
+            enter_cwd(root, cwd)?;
+        }
+        entered => entered?,
+    }
     umask(UMASK);
     Ok(())
+}
+
+/// The same failure of an exec, whose working directory the container has changed: not a fault of ours.
+pub(super) fn is_the_containers(mut failure: Failure) -> Failure {
+    if matches!(
+        failure.errno,
+        libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES
+    ) {
+        failure.kind = FailureKind::FailureExec.into();
+    }
+    failure
 }
 
 /// Lets `user`, a number of the host, open the streams by their path, as in /dev/stdout. What cannot be chowned is not
@@ -137,10 +174,10 @@ fn empty_input(root: &Root) -> Result<OwnedFd> {
     Ok(reader)
 }
 
-/// Closes everything but the streams and the report: a program named as /proc/self/fd/N must not reach the host through
+/// Closes everything but the streams and `kept`: a program named as /proc/self/fd/N must not reach the host through
 /// what the shim has open. Only what is never dropped may be open by now.
-pub(super) fn close_descriptors(report: &OwnedFd) -> Result<()> {
-    process::close_all_but(report.as_fd()).doing("close_range", "descriptors")
+pub(super) fn close_descriptors(kept: &OwnedFd) -> Result<()> {
+    process::close_all_but(&[kept.as_fd()]).doing("close_range", "descriptors")
 }
 
 /// Gives up privileges and becomes the program, by a sibling where there is a `maker`. Returns only why it could not.

@@ -16,11 +16,12 @@ use corten_sys::{
 use super::{
     Ends,
     birth::Maker,
-    child::{self, close_descriptors, gone_or},
+    child::{self, gone_or},
     group::Group,
     ids::{self, Ids},
     keyring,
     program::{self, Program},
+    report::Teller,
     security::{self, Privileges},
     terminal,
 };
@@ -41,7 +42,7 @@ pub(super) struct Stage<'a> {
     pub(super) freezer: Option<OwnedFd>,
     /// Of the container's init.
     pub(super) init: BorrowedFd<'a>,
-    pub(super) report: &'a OwnedFd,
+    pub(super) teller: &'a Teller,
     pub(super) maker: Maker<'a>,
 }
 
@@ -52,7 +53,7 @@ struct Ready {
 
 impl Stage<'_> {
     pub(super) fn run(&self, ends: Ends) -> ! {
-        child::run(self.report, || match self.prepare(ends) {
+        child::run(self.teller, || match self.prepare(ends) {
             Ok(ready) => child::execute(
                 &ready.privileges,
                 self.process,
@@ -64,6 +65,7 @@ impl Stage<'_> {
     }
 
     fn prepare(&self, ends: Ends) -> Result<Ready> {
+        self.maker.keep_memory()?;
         // Told when init was made.
         let mut warnings = Vec::new();
         child::begin(self.process, &mut warnings)?;
@@ -85,8 +87,6 @@ impl Stage<'_> {
             defaults.push(terminal::KIND.to_vec());
         }
         let program = Program::new(self.args, &self.process.env, &defaults)?;
-        let owner = child::owner(self.identity);
-        let cwd = child::open_cwd(&root, &self.process.cwd, owner)?;
         match &ends {
             Ends::Streams(stdio) => child::take_streams(&root, stdio)?,
             Ends::Terminal(socket) => {
@@ -98,9 +98,12 @@ impl Stage<'_> {
             &self.process.capabilities.unwrap_or_default(),
             &mut warnings,
         )?;
-        child::settle(&privileges, self.identity, &cwd)?;
-        drop((root, cwd, ends));
-        close_descriptors(self.report)?;
+        child::settle(&privileges, self.identity, &root, &self.process.cwd)
+            .map_err(child::is_the_containers)?;
+        drop((root, ends));
+        self.teller
+            .close_others()
+            .doing("close_range", "descriptors")?;
         Ok(Ready {
             privileges,
             program,

@@ -46,7 +46,15 @@ impl Executor {
         }
     }
 
-    /// Takes over a leader that another has made. Returns the latter, which has ended.
+    /// Whether this is the id of its leader, or of the one that makes it.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        match self {
+            Self::Builtin(container) => container.init.has(pid),
+            Self::External(external) => external.leader().pid == pid,
+        }
+    }
+
+    /// Takes over a leader that another has made. Returns the latter, which ends by itself.
     pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
         match self {
             Self::Builtin(container) => container.init.succeed(),
@@ -54,12 +62,17 @@ impl Executor {
         }
     }
 
-    /// 0 where there is none.
-    pub(crate) fn init_pid(&self) -> i32 {
+    /// The container's first process, where there is one.
+    pub(crate) fn init(&self) -> Option<&Child> {
         match self {
-            Self::Builtin(container) => container.init.child().pid,
-            Self::External(external) => external.init_pid(),
+            Self::Builtin(container) => Some(container.init.child()),
+            Self::External(external) => external.init(),
         }
+    }
+
+    /// Its number; 0 where there is none.
+    pub(crate) fn init_pid(&self) -> i32 {
+        self.init().map_or(0, |init| init.pid)
     }
 
     /// Gives an external runtime its configuration.

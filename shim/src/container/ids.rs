@@ -78,10 +78,11 @@ impl Ids {
 
     /// Files that are made from now on belong to the container's root; capabilities stay as they are.
     pub(super) fn make_files_as_root(&self) -> Result<()> {
-        if !self.are_mapped() {
-            return Ok(());
-        }
-        let (uid, gid) = self.owner(0, 0)?;
+        self.make_files_as(self.owner(0, 0)?)
+    }
+
+    /// The same with another owner, given as numbers of the host.
+    pub(super) fn make_files_as(&self, (uid, gid): (Uid, Gid)) -> Result<()> {
         setfsgid(gid.as_raw().into());
         setfsuid(uid.as_raw().into());
         let sets = caps::get().doing("capget", "own capabilities")?;

@@ -16,13 +16,13 @@ use nix::sched::unshare;
 use super::{
     Stdio,
     birth::Maker,
-    child::{self, close_descriptors},
+    child,
     group::Group,
     ids::Ids,
     keyring,
     namespaces::Joins,
     program::{self, Program},
-    report::{self, Packet},
+    report::{Packet, Teller},
     rootfs::{self, Pids, Sources},
     security::{self, Privileges},
     terminal,
@@ -38,7 +38,7 @@ pub(super) struct Init<'a> {
     pub(super) group: &'a Group,
     pub(super) joins: &'a Joins,
     pub(super) ids: &'a Ids,
-    pub(super) report: &'a OwnedFd,
+    pub(super) teller: &'a Teller,
     pub(super) proof: &'a SingleThreaded,
     /// Where a sibling becomes the container's init: in a PID namespace with others.
     pub(super) slot: Option<&'a Slot>,
@@ -53,7 +53,7 @@ struct Ready {
 impl Init<'_> {
     /// All stages, in the child.
     pub(super) fn run(&self, template: &OwnedFd, stdio: Stdio) -> ! {
-        child::run(self.report, || match self.prepare(template, stdio) {
+        child::run(self.teller, || match self.prepare(template, stdio) {
             Ok(ready) => self.go_on(&ready),
             Err(failure) => failure,
         })
@@ -62,11 +62,14 @@ impl Init<'_> {
     /// Everything that can go wrong with what a user asked for, save for the program itself. Every descriptor is dropped or
     /// closed at its end.
     fn prepare(&self, template: &OwnedFd, stdio: Stdio) -> Result<Ready> {
+        if let Some(maker) = self.maker() {
+            maker.keep_memory()?;
+        }
         let mut told = Created::default();
         child::begin(self.process, &mut told.warnings)?;
         let user_namespace = self.joins.user.as_ref().map(AsFd::as_fd);
         let mut sources = Sources::open(self.plan, user_namespace, &mut told.warnings)?;
-        if !report::wait_for_release(self.report) {
+        if !self.teller.wait_for_release() {
             return Err(shim_is_gone());
         }
         self.group.attach()?;
@@ -92,13 +95,12 @@ impl Init<'_> {
             created: Some(told),
             ..Packet::default()
         };
-        report::write(
-            self.report.as_fd(),
-            &packet,
-            master.as_ref().map(AsFd::as_fd),
-        )?;
+        self.teller
+            .tell(&packet, master.as_ref().map(AsFd::as_fd))?;
         drop(master);
-        close_descriptors(self.report)?;
+        self.teller
+            .close_others()
+            .doing("close_range", "descriptors")?;
         Ok(ready)
     }
 
@@ -109,7 +111,7 @@ impl Init<'_> {
         self.ids.check(&user.identity)?;
         let owner = self.ids.owner(user.identity.uid, user.identity.gid)?;
         // What is missing of it has to be made before the root is read-only.
-        drop(child::open_cwd(&root, &process.cwd, owner)?);
+        child::make_cwd(&root, &process.cwd, self.ids, owner)?;
         child::give_streams(stdio, owner.0);
         security::set_rlimits(&process.rlimits, &mut told.warnings)?;
         rootfs::close(&root, self.plan)
@@ -126,7 +128,6 @@ impl Init<'_> {
         let identity = user.identity;
         // Not what was open before: its mounts may be of another mount namespace, or have been covered.
         let root = Root::open("/".as_ref()).doing("open", "/")?;
-        let cwd = child::open_cwd(&root, &process.cwd, child::owner(&identity))?;
         let program = Program::new(&process.args, &process.env, &[program::home(&user.home)])?;
         told.home = String::from_utf8_lossy(&user.home).into_owned();
         let master = if process.terminal {
@@ -144,7 +145,7 @@ impl Init<'_> {
             &process.capabilities.unwrap_or_default(),
             &mut told.warnings,
         )?;
-        child::settle(&privileges, &identity, &cwd)?;
+        child::settle(&privileges, &identity, &root, &process.cwd)?;
         told.identity = Some(identity);
         Ok((
             Ready {
@@ -156,15 +157,20 @@ impl Init<'_> {
     }
 
     fn go_on(&self, ready: &Ready) -> Failure {
-        if !report::wait_for_release(self.report) {
+        if !self.teller.wait_for_release() {
             return shim_is_gone();
         }
-        let maker = self.slot.map(|slot| Maker {
+        self.teller.leave_to_sibling();
+        let (privileges, program) = (&ready.privileges, &ready.program);
+        child::execute(privileges, self.process, program, self.maker())
+    }
+
+    fn maker(&self) -> Option<Maker<'_>> {
+        self.slot.map(|slot| Maker {
             proof: self.proof,
             slot,
             terminal: self.process.terminal,
-        });
-        child::execute(&ready.privileges, self.process, &ready.program, maker)
+        })
     }
 }
 

@@ -115,7 +115,10 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
     let proof = SingleThreaded::verify().doing("clone", "init")?;
     let slot = joins.pid.as_ref().map(|_| Slot::new());
     let slot = slot.transpose().doing("share memory", "with init")?;
-    let (ours, theirs) = report::pair()?;
+    let (ours, theirs) = match &slot {
+        Some(_) => report::of_maker()?,
+        None => report::of_init()?,
+    };
     let cgroup = plan.cgroup.as_ref().ok_or_else(missing("cgroup"))?;
     let mut group = Group::create(cgroup)?;
     let cloned = group.open_v2().and_then(|v2| {
@@ -131,7 +134,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
                 group: &group,
                 joins: &joins,
                 ids: &ids,
-                report: &theirs,
+                teller: &theirs,
                 proof: &proof,
                 slot: slot.as_ref(),
             };
@@ -141,10 +144,10 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
             Ok(()) => {
                 // One that has failed by now has left word why.
                 let _ = ours.go_ahead();
-                Ok(match slot {
-                    Some(slot) => Birth::by_sibling(init, slot),
-                    None => Birth::direct(init),
-                })
+                match slot {
+                    Some(slot) => Birth::by_sibling(init, slot).doing("madvise", "init's memory"),
+                    None => Ok(Birth::direct(init)),
+                }
             }
             Err(failure) => {
                 let _ = process::kill(init.pidfd.as_fd());
@@ -184,7 +187,7 @@ pub(crate) fn spawn(plan: Plan, template: &OwnedFd, stdio: Stdio) -> Result<(Con
 /// Starts a further process, which execs by itself.
 pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) -> Result<Execed> {
     container.execs += 1;
-    let (ours, theirs) = report::pair()?;
+    let (ours, theirs) = report::of_exec()?;
     let slot = Slot::new().doing("share memory", "with the exec")?;
     let subgroup = Subgroup::create(
         &container.group,
@@ -216,7 +219,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
                 group,
                 freezer,
                 init,
-                report: &theirs,
+                teller: &theirs,
                 maker: Maker {
                     proof,
                     slot: &slot,
@@ -226,7 +229,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
             .run(ends)
         }
         Ok((Cloned::Parent(child), _)) => Ok(Execed {
-            birth: Birth::by_sibling(child, slot),
+            birth: Birth::by_sibling(child, slot).doing("madvise", "the exec's memory")?,
             report: ours,
             subgroup,
         }),
@@ -264,7 +267,7 @@ impl Container {
     }
 
     pub(crate) fn update(&mut self, update: &Update) -> Result<Updated> {
-        let updated = update::update(&self.group, self.init.child().pid, update)?;
+        let updated = update::update(&self.group, Some(self.init.child()), update)?;
         if let Some(wanted) = update.oom_score_adj {
             self.process.oom_score_adj = wanted;
         }

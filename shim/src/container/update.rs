@@ -1,8 +1,14 @@
 //! New limits for a container that is created or runs: all of them, or none.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
 
 use corten_proto::shim::{FailureKind, Update, Updated};
+use corten_sys::process::{self, Child};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::{
     group::{self, Group},
@@ -15,7 +21,7 @@ const OPERATION: &str = "update the container's limits";
 const ROUNDS: u32 = 10;
 
 /// Changes the limits that `update` names, of the cgroup that init is in.
-pub(super) fn update(group: &Group, init: i32, update: &Update) -> Result<Updated> {
+pub(super) fn update(group: &Group, init: Option<&Child>, update: &Update) -> Result<Updated> {
     let limits = group::resources(&update.resources.clone().unwrap_or_default());
     group
         .cgroup()
@@ -38,15 +44,30 @@ fn refused(error: &io::Error) -> corten_proto::shim::Failure {
 }
 
 /// Every process has its own.
-fn set_oom_score_adj(group: &Group, init: i32, wanted: i32, warnings: &mut Vec<String>) {
-    let mut done = BTreeSet::from([init]);
+fn set_oom_score_adj(group: &Group, init: Option<&Child>, wanted: i32, warnings: &mut Vec<String>) {
+    let mut done = BTreeSet::new();
     let mut told = Vec::new();
-    let _ = security::set_oom_score_adj(&init.to_string(), wanted, &mut told);
+    let mut set = |directory: &OwnedFd| {
+        let process = format!("self/fd/{}", directory.as_raw_fd());
+        let _ = security::set_oom_score_adj(&process, wanted, &mut told);
+    };
+    // It may not be in the cgroup yet.
+    if let Some(init) = init
+        && let Ok(directory) = open(init.pid)
+        && process::check_unreaped(init.pidfd.as_fd()).is_ok()
+    {
+        done.insert(init.pid);
+        set(&directory);
+    }
     for _ in 0..ROUNDS {
         let all = group.cgroup().all_procs().unwrap_or_default();
         let new: Vec<_> = all.into_iter().filter(|pid| done.insert(*pid)).collect();
-        for pid in &new {
-            let _ = security::set_oom_score_adj(&pid.to_string(), wanted, &mut told);
+        let opened = new.iter().filter_map(|pid| Some((*pid, open(*pid).ok()?)));
+        let opened: Vec<_> = opened.collect();
+        // What is of the cgroup now was so when it was opened, or is no process of that number any more.
+        let still = group.cgroup().all_procs().unwrap_or_default();
+        for (_, directory) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+            set(directory);
         }
         if new.is_empty() {
             break;
@@ -55,4 +76,10 @@ fn set_oom_score_adj(group: &Group, init: i32, wanted: i32, warnings: &mut Vec<S
     // The same of each.
     told.truncate(1);
     warnings.append(&mut told);
+}
+
+/// The process's directory in /proc, which is never another one's.
+fn open(pid: i32) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())?)
 }

@@ -10,7 +10,7 @@ use corten_proto::shim::{
     Create, Done, Failure, FailureKind, HelloReply, Phase, Request, Stop, Update,
     reply::Result as Answer, request::Call,
 };
-use corten_sys::process;
+use corten_sys::{ns, process, socket};
 
 use super::{Deadline, Supervisor, Waiting, kill, stage::Stage};
 use crate::{
@@ -70,6 +70,7 @@ impl Supervisor {
                 done
             }
             Call::Attach(attach) => self.attach(to.connection, &attach, fds).and(done),
+            Call::SharePids(_) => self.share_pids(fds).and(done),
             Call::Configure(configure) => self.configure(to, &configure.config).map(|()| None),
         }
     }
@@ -189,6 +190,16 @@ impl Supervisor {
         }
     }
 
+    /// The shim knows init by its pidfd, the daemon only by a number.
+    fn share_pids(&self, mut fds: Vec<OwnedFd>) -> Result<()> {
+        let missing = || invalid("share the PID namespace", "socket", "is missing");
+        let socket = fds.pop().ok_or_else(missing)?;
+        let init = self.container.as_ref().and_then(Executor::init);
+        let init = init.ok_or_else(|| phase("share the PID namespace", self.stage.reason()))?;
+        let namespace = ns::of(init, "pid").doing("open", "the PID namespace")?;
+        socket::send(&socket, &[1], Some(namespace.as_fd())).doing("send", "the PID namespace")
+    }
+
     fn reopen_log(&mut self) -> Result<()> {
         match &mut self.output {
             Some(output) => output.log.reopen(),
@@ -209,5 +220,6 @@ fn name(call: &Call) -> &'static str {
         Call::Update(_) => "update",
         Call::Configure(_) => "configure",
         Call::Attach(_) => "attach",
+        Call::SharePids(_) => "share the PID namespace",
     }
 }

@@ -1,10 +1,6 @@
 //! Further processes in the container: started, timed, answered.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use corten_proto::shim::{self, ExecDone, reply::Result as Answer};
 use corten_sys::process::{self, Ended};
@@ -43,7 +39,7 @@ impl Supervisor {
         let Some(container) = &mut self.container else {
             return Err(phase("exec", self.stage.reason()));
         };
-        let mut process = container.exec(request.args, ends)?;
+        let process = container.exec(request.args, ends)?;
         let number = self.next;
         self.next += 1;
         match watch(&process, number, request.timeout_ms, &self.events) {
@@ -60,7 +56,6 @@ impl Supervisor {
             }
             Err(failure) => {
                 kill(&process);
-                process.birth.end();
                 process.remove_cgroup();
                 Err(failure)
             }
@@ -74,10 +69,13 @@ impl Supervisor {
         };
         let ended = match exec.succeed(number, &self.events) {
             Ok(true) => return,
-            Ok(false) => match process::try_wait(exec.process.birth.child().pidfd.as_fd()) {
-                Ok(Some(ended)) => ended,
-                _ => return,
-            },
+            Ok(false) => process::try_wait(exec.process.birth.child()),
+            Err(error) => Err(error),
+        };
+        let ended = match ended {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            // There is nothing to wait for: an event that stays would come for ever.
             Err(error) => {
                 note(format_args!("an exec was given up: {error}"));
                 kill(&exec.process);
@@ -157,10 +155,13 @@ impl Exec {
         };
         events.remove(&maker.pidfd);
         let birth = &mut self.process.birth;
-        events
-            .add(&birth.child().pidfd, Source::Exec(number))
-            .inspect_err(|_| birth.end())?;
+        events.add(&birth.child().pidfd, Source::Exec(number))?;
         Ok(true)
+    }
+
+    /// Whether this is the id of its process, or of the one that makes it.
+    pub(super) fn has(&self, pid: i32) -> bool {
+        self.process.birth.has(pid)
     }
 
     fn answer(mut self, ended: Ended) -> Answer {

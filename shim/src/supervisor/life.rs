@@ -61,6 +61,10 @@ impl Supervisor {
                     }
                 }
             }
+            (Ok(Told::Nothing), _) => {
+                self.report = Some(report);
+                return;
+            }
             (Ok(Told::End), Stage::Starting(waiting)) => {
                 let waiting = *waiting;
                 self.stage = Stage::Running;
@@ -139,9 +143,16 @@ impl Supervisor {
         let Some(container) = &self.container else {
             return;
         };
-        if let Ok(Some(ended)) = process::try_wait(container.leader().pidfd.as_fd()) {
-            self.end_of(ended);
-        }
+        let ended = match process::try_wait(container.leader()) {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            // There is nothing to wait for: an event that stays would come for ever.
+            Err(error) => {
+                note(format_args!("the container's init was given up: {error}"));
+                Ended::Killed(process::SIGKILL)
+            }
+        };
+        self.end_of(ended);
     }
 
     fn end_of(&mut self, ended: Ended) {

@@ -3,6 +3,7 @@
 //! It ends with the container, or when nobody can want one any more.
 
 mod attach;
+mod children;
 mod control;
 mod deadline;
 mod descriptors;
@@ -24,7 +25,7 @@ use std::{
 use corten_proto::shim::{Reply, reply::Result as Answer};
 use rustix::net::sockopt::socket_peercred;
 
-use self::{deadline::Deadline, execs::Exec, stage::Stage};
+use self::{children::Ends, deadline::Deadline, execs::Exec, stage::Stage};
 use crate::{
     connection::Connection,
     container::{Executor, Report},
@@ -50,6 +51,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     events: Poll,
+    /// Ends of children.
+    ends: Ends,
     listener: UnixListener,
     connections: BTreeMap<u64, Connection>,
     /// Number of the next connection or exec.
@@ -78,8 +81,10 @@ impl Supervisor {
         listener.set_nonblocking(true)?;
         let events = Poll::new()?;
         events.add(&listener, Source::Listener)?;
+        let ends = Ends::watch(&events)?;
         Ok(Self {
             events,
+            ends,
             listener,
             connections: BTreeMap::new(),
             next: 1,
@@ -102,7 +107,7 @@ impl Supervisor {
         while !self.done {
             let mut sources = self.events.wait()?;
             // The end of init comes after everything that it said.
-            sources.sort_by_key(|source| *source == Source::Init);
+            sources.sort_by_key(|source| matches!(source, Source::Init | Source::Child));
             for source in sources {
                 self.handle(source);
             }
@@ -123,6 +128,7 @@ impl Supervisor {
             Source::Deadline => self.stop_is_over(),
             Source::Exec(number) => self.exec_ended(number),
             Source::ExecDeadline(number) => self.exec_is_over(number),
+            Source::Child => self.reap(),
         }
     }
 

@@ -63,7 +63,7 @@ impl Stage {
             Call::Create(_) => matches!(self, Self::Empty),
             Call::Configure(_) => matches!(self, Self::Prepared),
             Call::Start(_) => matches!(self, Self::Created),
-            Call::Exec(_) | Call::Attach(_) => matches!(self, Self::Running),
+            Call::Exec(_) | Call::Attach(_) | Call::SharePids(_) => matches!(self, Self::Running),
             Call::Stop(_) => !matches!(self, Self::Empty | Self::Failed | Self::Exited),
             Call::Update(_) => {
                 matches!(self, Self::Created | Self::Starting(_) | Self::Running)

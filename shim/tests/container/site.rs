@@ -288,8 +288,14 @@ pub(crate) fn create(plan: Plan) -> Result<Waiting, Failure> {
 impl Waiting {
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
         self.report.go_ahead()?;
-        wait_readable(&self.report);
-        match self.report.read()? {
+        let told = loop {
+            wait_readable(&self.report);
+            match self.report.read()? {
+                Told::Nothing => {}
+                told => break told,
+            }
+        };
+        match told {
             Told::End => {
                 self.container.init.succeed().unwrap();
                 Ok(())

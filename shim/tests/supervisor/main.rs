@@ -16,3 +16,4 @@ mod logs;
 mod pods;
 mod protocol;
 mod site;
+mod strangers;

@@ -1,12 +1,20 @@
 //! Frames, versions, and who may speak.
 
-use std::{fs, io::Write};
-
-use corten_proto::shim::{
-    FailureKind, Hello, Phase, Start, reply::Result as Answer, request::Call,
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::{
+        fd::AsFd,
+        unix::{fs::MetadataExt, net::UnixStream},
+    },
 };
 
-use crate::site::{Site, eventually};
+use corten_proto::shim::{
+    FailureKind, Hello, Phase, SharePids, Start, reply::Result as Answer, request::Call,
+};
+use corten_sys::socket;
+
+use crate::site::{Client, Site, eventually};
 
 #[test]
 fn a_hello_of_any_version_is_answered() {
@@ -47,6 +55,32 @@ fn rubbish_closes_its_connection_and_nothing_else() {
     }
     good.call(Call::Hello(Hello { version: 1 })).unwrap();
     assert_eq!(site.notes().lines().count(), 2);
+}
+
+#[test]
+fn the_pid_namespace_of_what_runs_is_given() {
+    let Some(site) = Site::new() else { return };
+    let mut client = site.connect();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let share = || Call::SharePids(SharePids {});
+    let ask = |client: &mut Client| {
+        let id = client.send(share(), &[theirs.as_fd()]);
+        client.answer(id)
+    };
+    let failure = ask(&mut client).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::FailurePhase);
+    let Ok(Answer::Created(created)) = client.create(site.plan("sleep 1000")) else {
+        panic!("it is not created");
+    };
+    client.call(Call::Start(Start {})).unwrap();
+    let failure = client.call(share()).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::FailureInvalid);
+    ask(&mut client).unwrap();
+    let mut fds = Vec::new();
+    socket::receive(&ours, &mut [0; 1], &mut fds).unwrap();
+    let given = File::from(fds.pop().expect("a descriptor"));
+    let own = fs::metadata(format!("/proc/{}/ns/pid", created.init_pid)).unwrap();
+    assert_eq!(given.metadata().unwrap().ino(), own.ino());
 }
 
 #[test]

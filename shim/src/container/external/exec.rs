@@ -7,14 +7,14 @@ use std::{
 };
 
 use corten_proto::shim::{Failure, FailureKind};
-use corten_sys::process::{self, SingleThreaded};
+use corten_sys::process::{self, Child, SingleThreaded};
 
 use super::{
     super::{Ends, program, terminal},
     console::Console,
     drop_streams, end_as, keep_only, keep_socket, monitor,
     runtime::{Call, Refusal, Runtime},
-    take_pid, wait_for,
+    take_process, wait_for,
 };
 use crate::failure::{Doing, Result};
 
@@ -38,9 +38,9 @@ impl ExecMonitor<'_> {
             Ends::Terminal(socket) => keep_socket(&report, socket).map(Some),
         };
         let ended = match ready.and_then(|socket| self.exec(socket)) {
-            Ok(pid) => {
+            Ok(process) => {
                 drop(report);
-                wait_for(pid).unwrap_or(monitor::FAILED)
+                wait_for(&process).unwrap_or(monitor::FAILED)
             }
             Err(failure) => monitor::tell(&report, failure),
         };
@@ -58,7 +58,7 @@ impl ExecMonitor<'_> {
     }
 
     /// With a terminal, if its master is to go over `socket`.
-    fn exec(&self, socket: Option<OwnedFd>) -> Result<i32> {
+    fn exec(&self, socket: Option<OwnedFd>) -> Result<Child> {
         monitor::begin()?;
         let name = format!("exec-{}", self.number);
         let console = socket.as_ref();
@@ -89,14 +89,15 @@ impl ExecMonitor<'_> {
         match ran {
             Ok(_) => {
                 let path = String::from_utf8_lossy(&pid_file).into_owned();
-                let pid = take_pid(Path::new(&path))?;
+                let started = take_process(Path::new(&path))?;
                 if let (Some(socket), Some(console)) = (socket, console) {
                     let sent = console
                         .accept()
                         .and_then(|master| terminal::send(&socket, &master));
-                    sent.inspect_err(|_| kill(pid))?;
+                    // Nobody has its terminal.
+                    sent.inspect_err(|_| drop(process::kill(started.pidfd.as_fd())))?;
                 }
-                Ok(pid)
+                Ok(started)
             }
             Err(Refusal::NotRun(failure)) => Err(failure),
             Err(Refusal::Refused(words)) => Err(Failure {
@@ -107,12 +108,5 @@ impl ExecMonitor<'_> {
                 ..Failure::default()
             }),
         }
-    }
-}
-
-/// One that nobody has the terminal of.
-fn kill(pid: i32) {
-    if let Ok(process) = process::open(pid) {
-        let _ = process::kill(process.as_fd());
     }
 }

@@ -125,8 +125,8 @@ impl External {
         &self.monitor
     }
 
-    pub(super) fn init_pid(&self) -> i32 {
-        self.init.as_ref().map_or(0, |init| init.pid)
+    pub(super) fn init(&self) -> Option<&Child> {
+        self.init.as_ref()
     }
 
     pub(super) fn configure(&mut self, config: &[u8]) -> Result<()> {
@@ -142,7 +142,7 @@ impl External {
             self.env.push(program::home(created.home.as_bytes()));
         }
         if created.init_pid != 0 {
-            // Only the monitor reaps it, and not before it is told to go on.
+            // Only the monitor reaps it, whose child it has proved to be, and not before it is told to go on.
             let pidfd = process::open(created.init_pid).doing("open", "the container's init")?;
             self.init = Some(Child {
                 pid: created.init_pid,
@@ -170,7 +170,7 @@ impl External {
     }
 
     pub(super) fn update(&self, update: &Update) -> Result<Updated> {
-        update::update(&self.group, self.init_pid(), update)
+        update::update(&self.group, self.init(), update)
     }
 
     pub(super) fn oom(&self) -> Option<Oom> {
@@ -301,7 +301,13 @@ fn drop_streams() -> Result<()> {
         .doing("dup2", "/dev/null")
 }
 
-/// A process id that the runtime wrote, once.
+/// The process whose id the runtime wrote, once: a child of the calling monitor, which the runtime has left to it. A number
+/// that is no child's is not believed.
+fn take_process(path: &Path) -> Result<Child> {
+    let pid = take_pid(path)?;
+    process::child(pid).doing("open", format!("process {pid} of the runtime"))
+}
+
 fn take_pid(path: &Path) -> Result<i32> {
     let text = fs::read_to_string(path).doing("read", path.display())?;
     let _ = fs::remove_file(path);
@@ -323,8 +329,9 @@ fn end_as(ended: Ended) -> ! {
     process::exit_now(ended.code())
 }
 
-/// Waits for the end of `pid`, and reaps what else ends meanwhile.
-fn wait_for(pid: i32) -> Result<Ended> {
+/// Waits for the end of a child, and reaps what else ends meanwhile.
+fn wait_for(child: &Child) -> Result<Ended> {
+    let pid = child.pid;
     loop {
         match process::wait_any() {
             Ok((ended, how)) if ended == pid => return Ok(how),

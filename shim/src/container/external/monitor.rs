@@ -12,7 +12,7 @@ use corten_proto::{
 };
 use corten_sys::{
     ns, prctl,
-    process::{self, CloneFlags, Ended, SingleThreaded},
+    process::{self, Child, CloneFlags, Ended, SingleThreaded},
 };
 use nix::sched::unshare;
 use rustix::{
@@ -32,7 +32,7 @@ use super::{
     console::Console,
     drop_streams, end_as, keep_only,
     runtime::{Call, Refusal, Runtime},
-    take_pid, wait_for,
+    take_process, wait_for,
 };
 use crate::failure::{Doing, Result};
 
@@ -51,7 +51,7 @@ pub(super) struct Monitor<'a> {
 
 /// A container that waits for its start.
 struct Waiting {
-    init: i32,
+    init: Child,
     terminal: Option<OwnedFd>,
 }
 
@@ -163,7 +163,7 @@ impl Monitor<'_> {
         )?;
         let pid_file = self.runtime.bundle().join(PID_FILE);
         Ok(Waiting {
-            init: take_pid(&pid_file).map_err(Refusal::NotRun)?,
+            init: take_process(&pid_file).map_err(Refusal::NotRun)?,
             terminal: console
                 .map(Console::accept)
                 .transpose()
@@ -183,34 +183,33 @@ impl Monitor<'_> {
 
     /// From a created container to its end.
     fn serve(&self, report: OwnedFd, made: Result<Waiting, String>, mut told: Created) -> Ended {
-        let (init, terminal) = match &made {
-            Ok(Waiting { init, terminal }) => (*init, terminal.as_ref()),
-            Err(_) => (0, None),
+        let (init, terminal, words) = match made {
+            Ok(Waiting { init, terminal }) => (Some(init), terminal, String::new()),
+            Err(words) => (None, None, words),
         };
-        told.init_pid = init;
+        told.init_pid = init.as_ref().map_or(0, |init| init.pid);
         let packet = Packet {
             created: Some(told),
             ..Packet::default()
         };
-        let sent = report::write(report.as_fd(), &packet, terminal.map(AsFd::as_fd));
-        let started = sent.and_then(|()| match made {
-            Ok(waiting) => {
-                drop(waiting.terminal);
-                self.start(&report, init)
-            }
-            Err(words) if report::wait_for_release(&report) => Err(self.refused(words)),
-            Err(_) => Err(shim_is_gone()),
+        let sent = report::write(report.as_fd(), &packet, terminal.as_ref().map(AsFd::as_fd));
+        drop(terminal);
+        let started = sent.and_then(|()| match &init {
+            Some(init) => self.start(&report, init),
+            None if report::wait_for_release(&report) => Err(self.refused(words)),
+            None => Err(shim_is_gone()),
         });
         corten_sys::memory::trim();
-        match started {
-            Ok(()) => {
+        match (started, &init) {
+            (Ok(()), Some(init)) => {
                 drop(report);
                 wait_for(init).unwrap_or(FAILED)
             }
-            Err(failure) => {
+            (Ok(()), None) => FAILED,
+            (Err(failure), init) => {
                 let ended = tell(&report, failure);
-                if let Ok(init) = process::open(init) {
-                    let _ = process::kill(init.as_fd());
+                if let Some(init) = init {
+                    let _ = process::kill(init.pidfd.as_fd());
                 }
                 ended
             }
@@ -218,11 +217,10 @@ impl Monitor<'_> {
     }
 
     /// Returns when the program runs, or init has ended before it was to run it.
-    fn start(&self, report: &OwnedFd, init: i32) -> Result<()> {
-        let pidfd = process::open(init).doing("open", "the container's init")?;
+    fn start(&self, report: &OwnedFd, init: &Child) -> Result<()> {
         let mut fds = [
             PollFd::new(report, PollFlags::IN),
-            PollFd::new(&pidfd, PollFlags::IN),
+            PollFd::new(&init.pidfd, PollFlags::IN),
         ];
         poll(&mut fds, None).doing("wait for", "the start")?;
         if fds[0].revents().is_empty() {

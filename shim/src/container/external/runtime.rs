@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -24,9 +24,9 @@ use rustix::{
 };
 
 use super::super::{
-    child::{self, close_descriptors},
+    child,
     program::Program,
-    report,
+    report::{self, Teller},
 };
 use crate::failure::{Doing, Result, invalid};
 
@@ -101,7 +101,7 @@ impl Runtime {
     /// Starts it with the caller's standard streams, in its bundle.
     pub(super) fn spawn(&self, proof: &SingleThreaded, call: &Call<'_>) -> Result<Child> {
         let program = self.program(call)?;
-        let (mut ours, theirs) = report::pair()?;
+        let (mut ours, theirs) = report::of_init()?;
         match process::clone(proof, CloneFlags::empty(), call.cgroup)
             .doing("clone3", "the runtime")?
         {
@@ -128,13 +128,13 @@ impl Runtime {
         }
     }
 
-    fn prepare(&self, report: &OwnedFd) -> Result<()> {
+    fn prepare(&self, report: &Teller) -> Result<()> {
         prctl::end_with_parent().doing("prctl", "PR_SET_PDEATHSIG")?;
         process::reset_signals().doing("reset", "signals")?;
         setsid().doing("setsid", "process")?;
         // So that sockets have short names.
         chdir(self.bundle()).doing("enter", self.bundle().display())?;
-        close_descriptors(report)
+        report.close_others().doing("close_range", "descriptors")
     }
 
     fn program(&self, call: &Call<'_>) -> Result<Program> {

@@ -53,7 +53,7 @@ use super::{
 use crate::failure::{Doing, Result, invalid, of_mount};
 
 /// Mode of directories that are made as mount points.
-const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
+pub(super) const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 const FILE: Mode = Mode::from_raw_mode(0o644);
 
 /// What has been opened on the host.

@@ -2,27 +2,32 @@
 //!
 //! proc shows the PID namespace of who opens it (fsopen(2)), and init is not in there before it has nothing of the host any
 //! more. Since Linux 6.17 the namespace is an option. Before, a child opens it: one that is in there, but has no rights
-//! anywhere save in a user namespace and a mount namespace of its own, which suffice for opening; the rest, which takes
-//! rights, is done outside. Whoever gets hold of that child can have us mount something else, so what comes of it is
-//! looked at before it is attached.
+//! anywhere save in a user namespace and a mount namespace of its own, which suffice for opening, and no descriptors but
+//! the ways to say an errno; what it opens is taken from it (pidfd_getfd(2)). The rest, which takes rights, is done outside.
+//! Whoever gets hold of that child can have us mount something else, so what comes of it is looked at before it is attached.
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use corten_proto::shim::Created;
+use corten_proto::shim::FailureKind;
 use corten_sys::{
     mount::{self, Value},
-    ns,
-    process::{self, CloneFlags, Cloned, SingleThreaded},
+    ns, prctl,
+    process::{self, Child, CloneFlags, Cloned, SingleThreaded},
 };
-use nix::libc;
-use rustix::fs::{AtFlags, PROC_SUPER_MAGIC, fstat, fstatfs, statat};
+use nix::{libc, unistd::pause};
+use rustix::{
+    fs::{AtFlags, PROC_SUPER_MAGIC, fstat, fstatfs, statat},
+    pipe::{PipeFlags, pipe_with},
+    process::{PidfdGetfdFlags, pidfd_getfd},
+};
 
-use super::super::report::{self, Packet, Report};
-use crate::failure::{Doing, Result, invalid};
+use crate::failure::{Doing, Result, failure, invalid};
 
+/// The number of what is opened, the first behind the standard streams.
+const CONTEXT: i32 = 3;
 const DOING: &str = "mount";
 const PROC: &str = "proc of the PID namespace";
 
@@ -78,68 +83,79 @@ impl Pids<'_> {
     }
 
     fn open_within(&self) -> Result<OwnedFd> {
-        let (mut ours, theirs) = report::pair()?;
+        let (told, tell) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe", PROC)?;
         match process::clone(self.proof, CloneFlags::empty(), None).doing("clone", PROC)? {
             Cloned::Child => {
-                drop(ours);
-                let told = match self.enter(&theirs) {
-                    Ok(()) => process::exit_now(0),
-                    Err(failure) => Packet {
-                        failure: Some(failure),
-                        ..Packet::default()
-                    },
-                };
-                let _ = report::write(theirs.as_fd(), &told, None);
+                if let Err(errno) = self.enter(&tell) {
+                    let _ = rustix::io::write(&tell, &errno.to_ne_bytes());
+                }
                 process::exit_now(1)
             }
             Cloned::Parent(child) => {
-                drop(theirs);
+                drop(tell);
+                let taken = take(&told, &child);
+                let _ = process::kill(child.pidfd.as_fd());
                 process::wait(child.pidfd.as_fd()).doing("wait for", PROC)?;
-                take(&mut ours)
+                taken
             }
         }
     }
 
-    /// From the host's PID namespace into the other: with nothing open but the socket, and an empty root that no other
-    /// process has.
-    fn enter(&self, socket: &OwnedFd) -> Result<()> {
-        let opening = || -> io::Result<()> {
-            (0..3).try_for_each(|number| process::dup_to(socket.as_fd(), number))?;
+    /// Has a child open it in the PID namespace, with an empty root that no other process has, and waits to be killed. Both share their descriptors, of which there are the
+    /// ways to tell an errno, and [`CONTEXT`]; no socket, which would name the one that has made it (SO_PEERPIDFD).
+    fn enter(&self, tell: &OwnedFd) -> Result<(), i32> {
+        let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        let entered = || -> io::Result<()> {
+            prctl::end_with_parent()?;
+            (0..CONTEXT).try_for_each(|number| process::dup_to(tell.as_fd(), number))?;
             mount::enter_empty_root(self.template, &[])?;
             ns::enter(self.namespace, CloneFlags::CLONE_NEWPID)?;
-            process::close_all_but(socket.as_fd())
+            process::close_all_but(&[])
         };
-        opening().doing("enter", "the PID namespace")?;
-        let own = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
-        let cloned = process::clone(self.proof, own, None).doing("clone", PROC);
-        match cloned.map_err(|mut failure| {
-            failure.hint = "before Linux 6.17 this takes a user namespace, of which \
-                            /proc/sys/user/max_user_namespaces says how many there may be"
-                .into();
-            failure
-        })? {
-            Cloned::Parent(child) => {
-                process::wait(child.pidfd.as_fd()).doing("wait for", PROC)?;
-                Ok(())
-            }
-            Cloned::Child => {
-                let opened = mount::open_filesystem("proc").doing("open", PROC);
-                let told = Packet {
-                    // An empty message would be the end.
-                    created: Some(Created::default()),
-                    failure: opened.as_ref().err().cloned(),
-                    ..Packet::default()
-                };
-                let context = opened.as_ref().ok().map(AsFd::as_fd);
-                let _ = report::write(socket.as_fd(), &told, context);
+        entered().map_err(errno)?;
+        let own = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES;
+        let told = |errno: i32| {
+            let _ = rustix::io::write(rustix::stdio::stderr(), &errno.to_ne_bytes());
+        };
+        match process::clone(self.proof, own, None) {
+            Ok(Cloned::Child) => {
+                let opened = mount::open_filesystem("proc");
+                told(
+                    opened
+                        .as_ref()
+                        .map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0),
+                );
+                // Without closing it, which is the other's, too.
                 process::exit_now(0)
             }
+            Ok(Cloned::Parent(_)) => {}
+            Err(error) => told(errno(error)),
+        }
+        loop {
+            pause();
         }
     }
 }
 
-fn take(report: &mut Report) -> Result<OwnedFd> {
-    report.read()?;
-    let none = || invalid("open", PROC, "the child that opens it has died");
-    report.take_descriptor().ok_or_else(none)
+/// The context that `child` has, as far as it can be believed: see the caller.
+fn take(told: &OwnedFd, child: &Child) -> Result<OwnedFd> {
+    let mut errno = [0; size_of::<i32>()];
+    let length = rustix::io::read(told, &mut errno).doing("wait for", PROC)?;
+    let errno = match length == errno.len() {
+        true => i32::from_ne_bytes(errno),
+        false => libc::EIO,
+    };
+    if errno != 0 {
+        let mut failure = failure(
+            FailureKind::FailureInternal,
+            "open",
+            PROC,
+            &io::Error::from_raw_os_error(errno),
+        );
+        failure.hint = "before Linux 6.17 this takes a user namespace, of which \
+                        /proc/sys/user/max_user_namespaces says how many there may be"
+            .into();
+        return Err(failure);
+    }
+    pidfd_getfd(&child.pidfd, CONTEXT, PidfdGetfdFlags::empty()).doing("take", PROC)
 }

@@ -1,16 +1,21 @@
 //! Users, capabilities, filters, limits, devices.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
-use corten_proto::shim::{Capabilities, Device, FailureKind, Resources, Rlimit, User};
+use corten_proto::shim::{Capabilities, Device, FailureKind, Resources, Rlimit, User, mount::Kind};
 use corten_sys::cgroup::Hierarchies;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Scenario, check, process, scenarios};
-use crate::site::{CAPABILITIES, Site, create, run};
+use crate::site::{CAPABILITIES, Site, bind, create, run};
 
 pub(super) const ALL: &[(&str, Scenario)] = scenarios![
     the_user_comes_from_the_image,
+    a_working_directory_behind_a_link_is_roots,
+    a_working_directory_that_only_root_may_enter_is_entered,
     an_unknown_user_is_told,
     capabilities_and_no_new_privileges,
     a_filter_is_loaded,
@@ -36,6 +41,43 @@ fn the_user_comes_from_the_image(site: &Site) {
         (identity.uid, identity.gid, identity.groups),
         (33, 44, vec![44, 50, 1234])
     );
+}
+
+fn a_working_directory_behind_a_link_is_roots(site: &Site) {
+    let volume = site.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    symlink("/volume", site.dir.join("lower/link")).unwrap();
+    let mut plan = site.plan("pwd -P; stat -c %u /volume/deep; stat -c %u /volume");
+    let (mut mount, volume) = bind(&site.path("volume"), "/volume");
+    mount.kind = Some(Kind::Bind(volume));
+    plan.mounts.push(mount);
+    let process = process(&mut plan);
+    process.user = Some(User {
+        spec: "web".into(),
+        ..User::default()
+    });
+    process.cwd = "/link/deep".into();
+    assert_eq!(run(plan).unwrap().out, "/volume/deep\n0\n0\n");
+}
+
+fn a_working_directory_that_only_root_may_enter_is_entered(site: &Site) {
+    let secret = site.dir.join("lower/secret");
+    fs::create_dir(&secret).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut plan =
+        site.plan("readlink /proc/self/cwd; ls . 2>/dev/null || echo closed; sleep 1000");
+    let process = process(&mut plan);
+    process.user = Some(User {
+        spec: "web".into(),
+        ..User::default()
+    });
+    process.capabilities = None;
+    process.cwd = "/secret".into();
+    let mut waiting = create(plan).unwrap();
+    waiting.start().unwrap();
+    let (code, seen) = waiting.exec("readlink /proc/self/cwd; id -u").unwrap();
+    assert_eq!((code, &*seen), (0, "/secret\n33\n"));
+    assert_eq!(waiting.kill().out, "/secret\nclosed\n");
 }
 
 fn an_unknown_user_is_told(site: &Site) {

@@ -1,12 +1,15 @@
 //! A container that may look into every process of its PID namespace (CAP_SYS_PTRACE), while others are set up in there:
 //! by ExecSync, in a shared PID namespace, and to debug it. None of them may lead to the host, nor be more than what runs
-//! in a container.
+//! in a container; nor share anything with a process of the host that could be written to, or that names one.
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+mod writing;
 
 use std::{
     collections::{BTreeSet, HashSet},
     env, fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +20,8 @@ use corten_test::{image, node::Node, pod, wait::until};
 const MARKER: &str = "CORTEN_SPY_MARKER";
 /// The host's mount namespace, as /proc tells it.
 const HOST: &str = "CORTEN_SPY_HOST";
+/// Has it write, too: the number of a process of the host, for a shim to take for one of its children.
+const DECOY: &str = "CORTEN_SPY_DECOY";
 /// Shared with the test: `ready`, `stop`, `ended`, `seen` (how many processes) and `found`, a line each.
 const SHARED: &str = "/spy-shared";
 /// Of /proc/<pid>/status (proc_pid_status(5)).
@@ -29,6 +34,7 @@ fn spy() {
         return;
     };
     let marker = Path::new(&marker).strip_prefix("/").unwrap();
+    let decoy = env::var(DECOY).ok().map(|pid| pid.parse().unwrap());
     let shared = Path::new(SHARED);
     let mut found = fs::File::create(shared.join("found")).unwrap();
     let own = capabilities("self").unwrap();
@@ -40,6 +46,9 @@ fn spy() {
         for pid in names.filter(|name| name.parse() != Ok(std::process::id())) {
             if pid.parse::<u32>().is_err() {
                 continue;
+            }
+            if let Some(decoy) = decoy {
+                writing::write_to(&pid, decoy);
             }
             for line in look(&pid, marker, Path::new(&host), &own) {
                 if told.insert(line.clone()) {
@@ -63,7 +72,9 @@ fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
             found.push(format!("{way} is the host's"));
         }
     }
-    let open = descriptors(&dir);
+    let mut open = descriptors(&dir);
+    let shared = shared_memory(&dir).into_iter();
+    open.extend(shared.map(|(line, _)| format!("it shares memory: {line}")));
     // Later than they: a program of the container may have open what it likes.
     let program = fs::read_link(dir.join("exe")).unwrap_or_default();
     if program.ends_with("corten-shim") {
@@ -89,14 +100,27 @@ fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
     found
 }
 
-/// What the process has open besides its streams and its way to tell why execve has failed.
+/// Writable mappings that the process shares with others: the line of /proc/<pid>/maps, and where it begins.
+fn shared_memory(dir: &Path) -> Vec<(String, u64)> {
+    let maps = fs::read_to_string(dir.join("maps")).unwrap_or_default();
+    let all = maps.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (range, rights) = (words.next()?, words.next()?);
+        let begin = u64::from_str_radix(range.split('-').next()?, 16).ok()?;
+        (rights == "rw-s").then(|| (line.to_owned(), begin))
+    });
+    all.collect()
+}
+
+/// What the process has open besides its streams and its way to tell why execve has failed. That is a pipe: a socket could
+/// bring descriptors, and names the process that has made it (SO_PEERPIDFD).
 fn descriptors(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
     let all = entries.filter_map(|entry| {
         let number: u32 = entry.file_name().to_str()?.parse().ok()?;
         let target = fs::read_link(entry.path()).ok()?.display().to_string();
         let is_stream = number < 3 && (target.starts_with("pipe:") || target == "/dev/null");
-        let is_report = target.starts_with("socket:");
+        let is_report = target.starts_with("pipe:");
         (!is_stream && !is_report).then(|| format!("fd {number} is {target}"))
     });
     all.collect()
@@ -143,6 +167,7 @@ impl Site {
         fs::write(&marker, "").unwrap();
         let _ = fs::remove_dir_all(&self.shared);
         fs::create_dir(&self.shared).unwrap();
+        fs::set_permissions(&self.shared, fs::Permissions::from_mode(0o777)).unwrap();
         let host = self.node.shell("readlink /proc/self/ns/mnt").unwrap();
         let mut config = pod::container("spy", "");
         config.command = ["/spy", "--exact", "spy"].map(Into::into).into();
