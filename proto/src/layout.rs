@@ -3,7 +3,8 @@
 //! ```text
 //! <state>/                      /run/corten, a tmpfs of its own, private; gone with a reboot
 //!   corten.sock                 the CRI and the admin service
-//!   containers/<id>/            shim.sock, shim.log, exit; with an external runtime bundle/ and its state, runtime/
+//!   containers/<id>/            shim.sock, shim.log, exit; target-pids, another container's PID namespace;
+//!                               with an external runtime bundle/ and its state, runtime/
 //!   pods/<id>/                  etc/{resolv.conf,hostname,hosts}, shm/, each a tmpfs of its own; ns/{ipc,uts,pid,user}
 //! <root>/                       /var/lib/corten, durable
 //!   instance  lock              this installation's id, made once; held by the daemon that serves it
@@ -25,6 +26,9 @@ pub const SHIM_SOCKET: &str = "shim.sock";
 pub const SHIM_LOG: &str = "shim.log";
 /// A [`crate::shim::Exited`], written aside and renamed.
 pub const EXIT: &str = "exit";
+
+/// The PID namespace of another container that a container is to be in.
+pub const TARGET_PIDS: &str = "target-pids";
 
 /// What an external runtime makes the container of (OCI runtime-spec, "Filesystem Bundle").
 pub const BUNDLE: &str = "bundle";

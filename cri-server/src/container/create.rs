@@ -2,7 +2,10 @@
 
 use std::{
     fs::{self, DirBuilder},
-    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, chown},
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +17,7 @@ use corten_proto::{
     record::{self, Resource, resource::Kind},
     shim::{Plan, UserNamespace, mount},
 };
+use corten_sys::ns;
 
 use super::{Container, State, exit, external::External, image_volumes::ImageVolumes, name};
 use crate::{
@@ -27,6 +31,9 @@ use crate::{
     pod::{self, Pod},
     record_file, selinux, spec, systemd,
 };
+
+/// The field that names a container whose PID namespace is to be joined.
+const TARGET: &str = "config.linux.security_context.namespace_options.target_id";
 
 /// Makes a container in `pod` and returns its id. As with pods, one of this name whose id nobody has used yet is given
 /// again for an equal request, and makes room for a different one.
@@ -55,6 +62,10 @@ pub(crate) async fn create(
     }
 
     let draft = draft(&cx, pod, config, hash)?;
+    let target = match &draft.target {
+        Some(target) => Some(target_pids(target).await?),
+        None => None,
+    };
     let (plan, external) = plan(&cx, &draft).await?;
     let record = draft.record(&cx, &plan);
     let entry = cx
@@ -74,7 +85,7 @@ pub(crate) async fn create(
             external,
             record,
             draft.pod,
-            layers.collect(),
+            (layers.collect(), target),
         ),
     )
     .await;
@@ -91,6 +102,8 @@ struct Draft {
     layers: LayerHold,
     image_volumes: ImageVolumes,
     hash: Hash,
+    /// The container whose PID namespace it joins.
+    target: Option<Arc<Container>>,
 }
 
 fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) -> Result<Draft> {
@@ -107,6 +120,7 @@ fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) 
     Ok(Draft {
         id: crate::identity::random_id()?,
         image_volumes: ImageVolumes::hold(cx, &config.mounts)?,
+        target: target(cx, &pod, &config)?,
         pod,
         config,
         image,
@@ -116,6 +130,13 @@ fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) 
 }
 
 impl Draft {
+    /// Where the PID namespace of its target is pinned, if it has one.
+    fn target_pids(&self, cx: &Context) -> Option<PathBuf> {
+        let state_dir = layout::container_state(&cx.config.state, &self.id);
+        let pin = state_dir.join(layout::TARGET_PIDS);
+        self.target.as_ref().map(|_| pin)
+    }
+
     fn record(&self, cx: &Context, plan: &Plan) -> record::Container {
         let cgroup = plan
             .cgroup
@@ -124,12 +145,14 @@ impl Draft {
             .unwrap_or_default();
         let state_dir = layout::container_state(&cx.config.state, &self.id);
         let root_dir = layout::container_root(&cx.config.root, &self.id);
-        let resources = [
+        let mut resources = vec![
             Kind::Directory(state_dir.display().to_string()),
             Kind::Directory(root_dir.display().to_string()),
             Kind::Cgroup(cgroup.clone()),
             Kind::Shim(self.id.clone()),
         ];
+        let pin = self.target_pids(cx);
+        resources.extend(pin.map(|pin| Kind::Pin(pin.display().to_string())));
         let mut config = self.config.clone();
         self.image_volumes.tell(&mut config.mounts);
         record::Container {
@@ -196,6 +219,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
     lower.push(layout::skeleton(&cx.config.root));
     let root_dir = layout::container_root(&cx.config.root, &draft.id);
     let volumes_dir = root_dir.join("volumes");
+    let target_pids = draft.target_pids(cx);
     let container = spec::Container {
         id: &draft.id,
         config: &draft.config,
@@ -207,7 +231,7 @@ async fn plan(cx: &Context, draft: &Draft) -> Result<(Plan, Option<External>)> {
         volumes_dir: (cx.config.container.declared_volumes == DeclaredVolumes::Copy)
             .then_some(&volumes_dir),
         state_dir: &layout::container_state(&cx.config.state, &draft.id),
-        target_pid: target_pid(cx, draft)?,
+        target_pids: target_pids.as_deref(),
         injection: &injection(cx, &draft.config).await?,
         seccomp_profile: seccomp_profile.as_deref(),
         apparmor_profile: apparmor_profile.as_deref(),
@@ -234,10 +258,13 @@ async fn injection(cx: &Context, config: &cri::ContainerConfig) -> Result<Inject
     blocking(move || Ok(cdi.inject(&requests)?)).await
 }
 
-/// The init of the container whose PID namespace this one joins (CRI, NamespaceMode TARGET).
-fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
-    let context = draft
-        .config
+/// The container whose PID namespace one of this configuration joins (CRI, NamespaceMode TARGET).
+fn target(
+    cx: &Context,
+    pod: &Pod,
+    config: &cri::ContainerConfig,
+) -> Result<Option<Arc<Container>>> {
+    let context = config
         .linux
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref());
@@ -247,34 +274,45 @@ fn target_pid(cx: &Context, draft: &Draft) -> Result<Option<i32>> {
     if options.pid() != NamespaceMode::Target {
         return Ok(None);
     }
-    let field = "config.linux.security_context.namespace_options.target_id";
     let target = cx
         .store
         .container(&options.target_id)
-        .map_err(|error| Error::invalid(field, error.to_string()))?;
-    if target.record.pod_id != draft.pod.record.id {
+        .map_err(|error| Error::invalid(TARGET, error.to_string()))?;
+    if target.record.pod_id != pod.record.id {
         return Err(Error::invalid(
-            field,
+            TARGET,
             format!("container {} is in another pod", options.target_id),
         ));
     }
     match target.state() {
-        State::Running { .. } => Ok(Some(target.init_pid())),
+        State::Running { .. } => Ok(Some(target)),
         _ => Err(Error::invalid(
-            field,
+            TARGET,
             format!("container {} does not run", options.target_id),
         )),
     }
 }
 
-/// `layers` begin with those of the root.
+/// Its PID namespace, from its shim: a number may be another process's by the time that it is looked up.
+async fn target_pids(target: &Container) -> Result<OwnedFd> {
+    let shim = target.running_shim()?;
+    shim.pid_namespace().await.map_err(|source| Error::Shim {
+        doing: format!(
+            "ask the shim of container {} ({TARGET}) for its PID namespace",
+            target.record.id
+        ),
+        source,
+    })
+}
+
+/// The layers begin with those of the root. The PID namespace is another container's, to be joined.
 async fn make(
     cx: Arc<Context>,
     plan: Plan,
     external: Option<External>,
     mut record: record::Container,
     pod: Arc<Pod>,
-    layers: Vec<LayerHold>,
+    (layers, target): (Vec<LayerHold>, Option<OwnedFd>),
 ) -> Result<()> {
     let state_dir = layout::container_state(&cx.config.state, &record.id);
     let root_dir = layout::container_root(&cx.config.root, &record.id);
@@ -291,6 +329,11 @@ async fn make(
             pod::files::share(&etc)?;
         }
         create_dirs(&dirs.0, &dirs.1, top.as_deref(), ids.as_ref())?;
+        if let Some(target) = target {
+            let pin = dirs.0.join(layout::TARGET_PIDS);
+            let source = format!("/proc/self/fd/{}", target.as_raw_fd());
+            ns::pin_file(Path::new(&source), &pin).at("pin a PID namespace on", &pin)?;
+        }
         volumes
             .iter()
             .try_for_each(|dir| fs::create_dir_all(dir).at("create", dir))

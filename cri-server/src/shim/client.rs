@@ -17,10 +17,11 @@ use corten_proto::{
     layout,
     shim::{
         Attach, Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan,
-        Prepared, ReopenLog, Reply, Request, Shutdown, Start, Started, Stop, Update,
+        Prepared, ReopenLog, Reply, Request, SharePids, Shutdown, Start, Started, Stop, Update,
         reply::Result as Answer, request::Call,
     },
 };
+use corten_sys::socket;
 use tokio::{
     net::{
         UnixStream,
@@ -183,6 +184,18 @@ impl Client {
             Answer::Updated(updated) => Ok(updated.warnings),
             _ => Err(Error::Confused { what: "Update" }),
         }
+    }
+
+    /// The PID namespace of the container, which runs. A shim of before this call refuses it.
+    pub(crate) async fn pid_namespace(&self) -> Result<OwnedFd, Error> {
+        let pair = std::os::unix::net::UnixStream::pair();
+        let (ours, theirs) = pair.map_err(Error::Connection)?;
+        let call = Call::SharePids(SharePids {});
+        self.call(call, &[theirs.as_fd()], Some(QUICK)).await?;
+        let mut fds = Vec::new();
+        // It is there: the answer came after it.
+        socket::receive(&ours, &mut [0; 1], &mut fds).map_err(Error::Connection)?;
+        fds.pop().ok_or(Error::Confused { what: "SharePids" })
     }
 
     pub(crate) async fn shutdown(&self) -> Result<(), Error> {

@@ -129,8 +129,8 @@ pub(crate) struct Container<'a> {
     pub volumes_dir: Option<&'a Path>,
     /// `<state>/containers/<id>`.
     pub state_dir: &'a Path,
-    /// Host pid of the init of the container that PID mode TARGET names.
-    pub target_pid: Option<i32>,
+    /// Pin of the PID namespace of the container that PID mode TARGET names.
+    pub target_pids: Option<&'a Path>,
     /// What the CDI devices add.
     pub injection: &'a Injection,
     /// What [`read_seccomp_profile`] gave for the path from [`seccomp_localhost_path`].

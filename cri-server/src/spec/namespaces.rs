@@ -57,7 +57,7 @@ pub(super) fn mode(value: i32, field: &str) -> Result<cri::NamespaceMode, Invali
 
 fn pid(input: &Input<'_>) -> Result<shim::Namespace, Invalid> {
     let mode = pid_mode(input.container.config, input.pod.config)?;
-    match (mode, input.pod.pid, input.container.target_pid) {
+    match (mode, input.pod.pid, input.container.target_pids) {
         (cri::NamespaceMode::Node, ..) => Ok(host()),
         (cri::NamespaceMode::Container, ..) => Ok(new()),
         (cri::NamespaceMode::Pod, Some(pin), _) => pinned(Some(pin)),
@@ -65,7 +65,7 @@ fn pid(input: &Input<'_>) -> Result<shim::Namespace, Invalid> {
             field("pid"),
             "POD, but the pod's own options give it no shared PID namespace",
         )),
-        (cri::NamespaceMode::Target, _, Some(pid)) => Ok(join(format!("/proc/{pid}/ns/pid"))),
+        (cri::NamespaceMode::Target, _, Some(pin)) => pinned(Some(pin)),
         (cri::NamespaceMode::Target, _, None) => Err(Invalid::new(
             field("target_id"),
             "names no running container of this pod",
@@ -156,11 +156,11 @@ mod tests {
                 .field
                 .ends_with("namespace_options.target_id")
         );
-        target.target_pid = Some(77);
+        target.target_pids = Some("/state/target-pids");
         assert!(
             planned(&target)
                 .unwrap()
-                .ends_with("/pins/uts /proc/77/ns/pid host")
+                .ends_with("/pins/uts /state/target-pids host")
         );
     }
 

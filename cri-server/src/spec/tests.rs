@@ -12,7 +12,7 @@ pub(super) struct Fixture {
     pub(super) image: ImageConfig,
     /// The pod has namespaces of its own.
     pub(super) pins: bool,
-    pub(super) target_pid: Option<i32>,
+    pub(super) target_pids: Option<&'static str>,
     pub(super) injection: Injection,
 }
 
@@ -51,7 +51,7 @@ impl Default for Fixture {
             config,
             image,
             pins: true,
-            target_pid: None,
+            target_pids: None,
             injection: Injection::default(),
         }
     }
@@ -141,7 +141,7 @@ impl Fixture {
             root_dir: Path::new("/root/c"),
             volumes_dir: Some(Path::new("/root/c/volumes")),
             state_dir: Path::new("/state/c"),
-            target_pid: self.target_pid,
+            target_pids: self.target_pids.map(Path::new),
             injection: &self.injection,
             seccomp_profile: None,
             apparmor_profile: None,

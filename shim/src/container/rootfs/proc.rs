@@ -101,8 +101,8 @@ impl Pids<'_> {
         }
     }
 
-    /// Has a child open it in the PID namespace, with an empty root that no other process has, and waits to be killed. Both share their descriptors, of which there are the
-    /// ways to tell an errno, and [`CONTEXT`]; no socket, which would name the one that has made it (SO_PEERPIDFD).
+    /// Has a child open it in the PID namespace, with an empty root that no other process has, and waits to be killed. Both
+    /// share their descriptors, of which there are the ways to tell an errno, and [`CONTEXT`]; no socket, which would name the one that has made it (SO_PEERPIDFD).
     fn enter(&self, tell: &OwnedFd) -> Result<(), i32> {
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         let entered = || -> io::Result<()> {
