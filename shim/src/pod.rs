@@ -1,6 +1,7 @@
 //! The init of a pod's PID namespace: made, pinned, and from then on it reaps and does nothing else.
 
 use std::{
+    ffi::CStr,
     fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
@@ -9,7 +10,7 @@ use std::{
 
 use corten_sys::{
     caps, memory, mount, ns, prctl, process,
-    process::{Child, CloneFlags, Cloned, SingleThreaded},
+    process::{Child, CloneFlags, Cloned, CommandLine, SingleThreaded},
 };
 use nix::{
     mount::{MntFlags, umount2},
@@ -18,12 +19,14 @@ use nix::{
 };
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, Uid, openat},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::note::note;
+
+/// What containers see of it: /proc/1/comm and /proc/1/cmdline.
+const NAME: &CStr = c"corten-pod";
 
 /// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
 /// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it. The labels are
@@ -38,12 +41,9 @@ pub(crate) fn run(
     let root_label = labels.map(|(_, root)| root);
     let label = labels.map(|(process, _)| Label::new(process)).transpose()?;
     let proof = SingleThreaded::verify()?;
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (go_on, pinned) = pipe_with(PipeFlags::CLOEXEC)?;
+    let command_line = CommandLine::find()?;
     let user = user.map(File::open).transpose()?;
     let init = match &user {
         Some(user) => clone_in(&proof, user, template, root_label)?,
@@ -55,15 +55,24 @@ pub(crate) fn run(
                 Some(_) => become_root(),
                 None => enter_empty_root(template, root_label),
             };
-            if let Err(error) = entered.and_then(|()| confine(label.as_ref(), &theirs)) {
+            // One whose parent has ended before it was pinned would be found by nobody.
+            drop(pinned);
+            let pinned = || match rustix::io::read(go_on, &mut [0; 1])? {
+                0 => Err(io::ErrorKind::BrokenPipe.into()),
+                _ => Ok(command_line.replace(NAME.to_bytes())),
+            };
+            if let Err(error) = entered
+                .and_then(|()| pinned())
+                .and_then(|()| confine(label.as_ref(), &ready))
+            {
                 note(format_args!("set up the init of a PID namespace: {error}"));
                 process::exit_now(1);
             }
             reap_for_ever()
         }
         Cloned::Parent(init) => {
-            drop(theirs);
-            let made = publish(&init, pin, &ours);
+            drop((ready, go_on));
+            let made = publish(&init, pin, &told, &pinned);
             if made.is_err() {
                 let _ = process::kill(init.pidfd.as_fd());
                 let _ = process::wait(init.pidfd.as_fd());
@@ -110,21 +119,19 @@ fn clone_in(
         ));
     }
     let pid = i32::from_ne_bytes(pid);
-    // A child of ours, so that its number is its own until it is reaped.
-    let pidfd = process::open(pid)?;
-    Ok(Cloned::Parent(Child { pid, pidfd }))
+    process::child(pid).map(Cloned::Parent)
 }
 
-/// The init goes on only once it is pinned: should this process die before, it ends by itself.
-fn publish(init: &Child, pin: &Path, socket: &OwnedFd) -> io::Result<()> {
+fn publish(init: &Child, pin: &Path, told: &OwnedFd, pinned: &OwnedFd) -> io::Result<()> {
     let source = format!("/proc/{}/ns/pid", init.pid);
     ns::pin_file(Path::new(&source), pin)?;
-    let published = match rustix::io::read(socket, &mut [0; 1])? {
+    // Whether it is there to hear of it, the answer tells.
+    let _ = rustix::io::write(pinned, &[1]);
+    let published = match rustix::io::read(told, &mut [0; 1])? {
         0 => Err(io::Error::other(
             "the init of the PID namespace could not be set up",
         )),
-        _ => writeln!(io::stdout(), "{}", init.pid)
-            .and_then(|()| Ok(rustix::io::write(socket, &[1]).map(drop)?)),
+        _ => writeln!(io::stdout(), "{}", init.pid),
     };
     if published.is_err() {
         let _ = umount2(pin, MntFlags::MNT_DETACH);
@@ -150,13 +157,13 @@ fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing of the host is left to it: no descriptors, no capabilities. Returns when `parent` has published it.
-fn confine(label: Option<&Label<'_>>, parent: &OwnedFd) -> io::Result<()> {
+/// Nothing of the host is left to it: no descriptors, no capabilities.
+fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
     setsid()?;
     prctl::set_undumpable()?;
-    prctl::set_name(c"corten-pod")?;
+    prctl::set_name(NAME)?;
     for capability in 0..64 {
         if prctl::drop_bounding(capability).is_err() {
             break;
@@ -171,12 +178,7 @@ fn confine(label: Option<&Label<'_>>, parent: &OwnedFd) -> io::Result<()> {
             "the init of a PID namespace keeps the daemon's SELinux label: {error}"
         ));
     }
-    (0..3).try_for_each(|number| process::dup_to(parent.as_fd(), number))?;
-    process::close_all_but(parent.as_fd())?;
-    rustix::io::write(parent, &[1])?;
-    if rustix::io::read(parent, &mut [0; 1])? == 0 {
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
+    rustix::io::write(ready, &[1])?;
     process::close_all();
     memory::trim();
     Ok(())

@@ -79,7 +79,7 @@ impl Leftovers {
             mounts: lines("awk '{ print $5 }' /proc/self/mountinfo")?,
             namespaces: lines("ls -1 /run/netns")?,
             processes: lines(
-                "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null; echo; done | grep ^corten-shim || true",
+                "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null; echo; done | grep -E '^corten-(shim|pod)' || true",
             )?,
             links: lines("ip -o link show type veth | awk '{ print $2 }'")?,
             firewall: lines(

@@ -298,7 +298,7 @@ async fn the_shim_cannot_be_reached_from_inside() {
     let init = pod::output(&mut runtime, &id, "cat /proc/1/cmdline")
         .await
         .unwrap();
-    assert!(init.contains("corten-shim"), "{init}");
+    assert_eq!(init, "corten-pod\0");
     for script in [
         "ls /proc/1/root/proc",
         "echo > /proc/1/exe",

@@ -70,12 +70,11 @@ async fn a_shared_pid_namespace_has_an_init_that_reaps() {
         .await
         .unwrap();
     assert_eq!(sleeps.trim(), "2");
-    assert!(
-        pod::output(&mut runtime, &one, "cat /proc/1/cmdline")
-            .await
-            .unwrap()
-            .contains("corten-shim")
-    );
+    // Process 1 tells nothing of the node.
+    let told = "cat /proc/1/cmdline; ps -o pid,args | grep '^ *1 '";
+    let told = pod::output(&mut runtime, &one, told).await.unwrap();
+    let (line, listed) = told.split_once('\0').unwrap();
+    assert_eq!((line, listed.trim()), ("corten-pod", "1 corten-pod"));
     // The orphan's parent is the pod's init, and nothing of it stays.
     pod::output(&mut runtime, &one, "(sleep 0.1 &) ; sleep 0.5")
         .await
@@ -113,6 +112,32 @@ async fn a_target_is_seen_by_the_one_that_joins_it() {
             .unwrap()
             .contains("sleep 1234")
     );
+    // By the word of its shim alone, which knows its init by more than a number.
+    let shims = format!("pgrep -f '^corten-shim container {target}'");
+    let shim = node.shell(&shims).unwrap();
+    let signal = |name| {
+        node.shell(&format!("kill -{name} {}", shim.trim()))
+            .unwrap()
+    };
+    signal("STOP");
+    let late = container_with_pid("late", NamespaceMode::Target, &target);
+    let error = pod::create(&mut runtime, &pod_id, &late).await.unwrap_err();
+    assert!(error.message().contains("PID namespace"), "{error:#}");
+    signal("CONT");
+    let late = pod::run(&mut runtime, &pod_id, &late).await.unwrap();
+    let seen = pod::output(&mut runtime, &late, "ps").await.unwrap();
+    assert!(seen.contains("sleep 1234"), "{seen}");
+    let pin = node
+        .state()
+        .join("containers")
+        .join(&late)
+        .join("target-pids");
+    assert!(pin.exists());
+    pod::remove_pod(&mut runtime, &pod_id).await.unwrap();
+    assert!(!pin.exists());
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("other"))
+        .await
+        .unwrap();
     let wrong = container_with_pid("wrong", NamespaceMode::Target, "0000");
     let error = pod::create(&mut runtime, &pod_id, &wrong)
         .await

@@ -67,9 +67,9 @@ impl Undo {
             Kind::Pin(path) => unpin(Path::new(&path)),
             Kind::Mount(path) => unmount(Path::new(&path)),
             Kind::PidPin(path) => {
-                // An init whose helper has died before it was pinned ends by itself.
+                // Without the one that makes it the init ends by itself, unless it is pinned.
                 shim::kill(&["pod", &path]);
-                shim::kill_namespace(Path::new(&path));
+                shim::kill_init(Path::new(&path));
                 unpin(Path::new(&path))
             }
             Kind::UserPin(path) => {

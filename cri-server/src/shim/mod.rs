@@ -16,7 +16,7 @@ use corten_proto::shim::{Failure, FailureKind};
 pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;
 pub(crate) use printed::{End, Printed};
-pub(crate) use process::{kill, kill_namespace};
+pub(crate) use process::{kill, kill_init};
 use tonic::Code;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,21 @@
 //! Finds and ends shims that no connection leads to.
+//!
+//! A process is proved by its pidfd, which is taken first: what is then seen of its number is its own, unless it was reaped
+//! meanwhile, and then its pidfd kills nobody. Containers' processes can have any arguments, and are never in the daemon's
+//! PID namespace unless their pod is.
 
-use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path};
-
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+use std::{
+    fs,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
 };
+
+use corten_sys::process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// One that hangs in the kernel dies when it can.
 const DEATH: Timespec = Timespec {
@@ -18,55 +28,65 @@ const DEATH: Timespec = Timespec {
 /// Reads the whole of /proc: for recovery and for undoing, not for the path of a pod. Arguments are in a process's memory,
 /// whose lock a container can keep from others for ever: only processes outside of containers' PID namespaces are asked.
 pub(crate) fn kill(args: &[&str]) -> usize {
-    let own = pid_namespace("/proc/self/ns/pid");
-    kill_each(|pid| own.is_some() && pid_namespace(of(pid)) == own && is_shim(pid, args))
-}
-
-/// Kills every process of the PID namespace that is pinned on `pin`, where there is one, and waits for their ends.
-pub(crate) fn kill_namespace(pin: &Path) -> usize {
-    let pinned = pid_namespace(pin);
-    if pinned.is_none() || pinned == pid_namespace("/proc/self/ns/pid") {
+    let Ok(own) = pid_namespace(Path::new("/proc/self/ns/pid")) else {
         return 0;
+    };
+    kill_all(|pid| is_in(pid, own) && is_shim(pid, args))
+}
+
+/// Kills the init of the PID namespace that is pinned on `pin`, and everything in there with it.
+pub(crate) fn kill_init(pin: &Path) -> usize {
+    match pid_namespace(pin) {
+        Ok(namespace) => kill_all(|pid| is_in(pid, namespace) && is_init(pid)),
+        // It is not pinned yet, or no more.
+        Err(_) => 0,
     }
-    kill_each(|pid| pid_namespace(of(pid)) == pinned)
 }
 
-fn of(pid: i32) -> String {
-    format!("/proc/{pid}/ns/pid")
-}
-
-/// What tells one namespace from another (namespaces(7)). A pin on which nothing is mounted is no process's.
-fn pid_namespace(path: impl AsRef<Path>) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-fn kill_each(is_meant: impl Fn(i32) -> bool) -> usize {
+fn kill_all(is_meant: impl Fn(i32) -> bool) -> usize {
     let Ok(processes) = fs::read_dir("/proc") else {
         return 0;
     };
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| kill_if(*pid, &is_meant))
+        // A first look spares most of them the rest.
+        .filter(|pid| is_meant(*pid) && kill_proved(*pid, &is_meant).is_ok_and(|killed| killed))
         .count()
 }
 
-/// The pidfd is taken before the check, so that a reused pid is never killed.
-fn kill_if(pid: i32, is_meant: impl Fn(i32) -> bool) -> bool {
+fn kill_proved(pid: i32, is_meant: impl Fn(i32) -> bool) -> io::Result<bool> {
+    let pidfd: OwnedFd = process::open(pid)?;
     if !is_meant(pid) {
-        return false;
+        return Ok(false);
     }
-    let Some(target) = Pid::from_raw(pid) else {
-        return false;
-    };
-    let Ok(fd) = pidfd_open(target, PidfdFlags::empty()) else {
-        return false;
-    };
-    let killed = is_meant(pid) && pidfd_send_signal(&fd, Signal::KILL).is_ok();
-    if killed {
-        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&DEATH));
+    process::check_unreaped(pidfd.as_fd())?;
+    process::kill(pidfd.as_fd())?;
+    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&DEATH));
+    Ok(true)
+}
+
+/// Device and inode of a PID namespace's file.
+///
+/// # Errors
+/// When it is another file, as a pin before anything is pinned on it.
+fn pid_namespace(path: &Path) -> io::Result<(u64, u64)> {
+    let (file, own) = (fs::metadata(path)?, fs::metadata("/proc/self/ns/pid")?);
+    match file.dev() == own.dev() {
+        true => Ok((file.dev(), file.ino())),
+        false => Err(io::ErrorKind::InvalidInput.into()),
     }
-    killed
+}
+
+fn is_in(pid: i32, namespace: (u64, u64)) -> bool {
+    let path = format!("/proc/{pid}/ns/pid");
+    pid_namespace(Path::new(&path)).is_ok_and(|found| found == namespace)
+}
+
+/// Whether it is process 1 of its PID namespace (proc_pid_status(5), NSpid).
+fn is_init(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
 }
 
 fn is_shim(pid: i32, args: &[&str]) -> bool {

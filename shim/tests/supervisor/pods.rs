@@ -66,6 +66,7 @@ fn the_init_has_nothing_and_reaps() {
         ("1".into(), "corten-pod".into())
     );
     let proc = PathBuf::from(format!("/proc/{}", pod.init));
+    assert_eq!(fs::read(proc.join("cmdline")).unwrap(), b"corten-pod\0");
     eventually("it closes everything", || {
         fs::read_dir(proc.join("fd")).unwrap().count() == 0
     });
