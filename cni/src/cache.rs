@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use corten_sys::private;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -51,13 +52,13 @@ impl Cache {
     }
 
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
-        fs::create_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
+        private::close_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
         let id = &entry.attachment.container_id;
         let (path, aside) = (self.path(id, ATTACHED), self.path(id, ASIDE));
         let bytes = serde_json::to_vec(entry)
             .map_err(io::Error::other)
             .doing(|| "encode an attachment".into())?;
-        fs::write(&aside, bytes)
+        private::write(&aside, bytes)
             .and_then(|()| fs::rename(&aside, &path))
             .doing(|| format!("write {}", path.display()))
     }

@@ -2,6 +2,7 @@
 
 use std::{fs, io, net::Ipv4Addr, path::Path};
 
+use corten_sys::private;
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,7 +31,8 @@ pub(crate) fn conflist(instance: &str, dir: &Path) -> Result<Conflist> {
         Some(third) => third,
         None => {
             let third = free_network(instance, &routes);
-            let kept = fs::create_dir_all(dir).and_then(|()| fs::write(&file, third.to_string()));
+            let kept = private::create_dir_all(dir)
+                .and_then(|()| private::write(&file, third.to_string()));
             kept.doing(|| format!("write {}", file.display()))?;
             third
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use corten_proto::id::Id;
+use corten_sys::private;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{At, Error, Result};
@@ -46,7 +47,7 @@ pub(crate) fn instance(root: &Path) -> Result<String> {
 /// All or nothing of it outlives a power cut: without it the daemon does not start.
 fn keep(path: &Path, root: &Path, id: &str) -> Result<()> {
     let aside = root.join("instance.new");
-    let mut file = File::create(&aside).at("create", &aside)?;
+    let mut file = private::create(&aside).at("create", &aside)?;
     writeln!(file, "{id}").at("write", &aside)?;
     file.sync_all().at("fsync", &aside)?;
     fs::rename(&aside, path).at("rename to instance", &aside)?;

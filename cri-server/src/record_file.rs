@@ -5,10 +5,11 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
 };
 
+use corten_sys::private;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -27,7 +28,8 @@ pub(crate) fn write(path: &Path, message: &impl Message) -> Result<()> {
     bytes.extend_from_slice(&Sha256::digest(&body));
     bytes.extend_from_slice(&body);
     let aside = path.with_extension("new");
-    fs::write(&aside, bytes).at("write", &aside)?;
+    let mut file = private::create(&aside).at("create", &aside)?;
+    file.write_all(&bytes).at("write", &aside)?;
     fs::rename(&aside, path).at("rename to", path)
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use corten_sys::private;
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
@@ -33,7 +34,7 @@ pub(crate) fn save(store: &Arc<Store>, references: &[String], path: &Path) -> Re
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let aside = path.with_file_name(name);
-    let file = File::create(&aside).at("make", &aside)?;
+    let file = private::create(&aside).at("make", &aside)?;
     let written = write(store, references, file, &aside)
         .and_then(|()| fs::rename(&aside, path).at("rename to", path));
     if written.is_err() {

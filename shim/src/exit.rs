@@ -7,13 +7,14 @@ use std::{
 };
 
 use corten_proto::{layout, shim::Exited};
+use corten_sys::private;
 use prost::Message;
 
 /// Writes the exit file aside and renames it.
 pub(crate) fn write(state_dir: &Path, exited: &Exited) -> io::Result<()> {
     let path = state_dir.join(layout::EXIT);
     let aside = path.with_extension("new");
-    fs::write(&aside, exited.encode_to_vec())?;
+    private::write(&aside, exited.encode_to_vec())?;
     fs::rename(aside, path)
 }
 

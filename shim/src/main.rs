@@ -45,6 +45,13 @@ fn main() -> ExitCode {
         note(panic);
         process::exit_now(BUG)
     }));
+    // The daemon keeps its own to itself; one of an earlier version may not, and whoever started that one had some, too.
+    if let Err(error) = process::close_inherited() {
+        note(format_args!(
+            "corten-shim: close what was inherited: {error}"
+        ));
+        return ExitCode::FAILURE;
+    }
     memory::keep_little();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<_> = args.iter().map(|arg| arg.to_str()).collect();

@@ -13,6 +13,7 @@ pub mod mount;
 pub mod ns;
 pub mod open;
 pub mod prctl;
+pub mod private;
 pub mod process;
 pub mod root;
 pub mod seccomp;

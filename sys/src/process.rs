@@ -369,6 +369,27 @@ pub fn close_all() {
     unsafe { libc::close_range(0, u32::MAX, 0) };
 }
 
+/// Keeps every descriptor from 3 on, which are those that the starter of this process has left open, from the programs that
+/// it runs (close_range(2), since 5.11 with this flag).
+pub fn keep_descriptors_from_programs() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: the call takes integers. No descriptor is closed by it in this process, so that its owners stay valid.
+    match unsafe { libc::close_range(3, u32::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor from 3 on. The program may own none of them: this is for its first step, before it opens
+/// anything.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: the call takes integers; by the contract of this function no owner of what it closes is there.
+    match unsafe { libc::close_range(3, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Gives `fd` the number `number`, as descriptors 0 to 2 of a program to be run.
 pub fn dup_to(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call takes integers. What had the number before is a standard stream, which Rust's library never owns.

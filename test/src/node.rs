@@ -47,7 +47,8 @@ pub struct Node {
     daemon: Option<Daemon>,
     options: Vec<String>,
     environment: Vec<(String, String)>,
-    umask: Option<&'static str>,
+    /// A shell's commands before the daemon.
+    prelude: String,
 }
 
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl Node {
             daemon: None,
             options: owned(options),
             environment: Vec::new(),
-            umask: None,
+            prelude: String::new(),
         })
     }
 
@@ -116,7 +117,7 @@ impl Node {
             daemon: None,
             options: owned(options),
             environment: Vec::new(),
-            umask: None,
+            prelude: String::new(),
         };
         node.start_daemon().await?;
         Ok(node)
@@ -133,9 +134,9 @@ impl Node {
         self.environment = environment.iter().map(owned).collect();
     }
 
-    /// For daemons that are started from now on, in octal digits; it is the tests' own if not said.
-    pub fn set_umask(&mut self, umask: &'static str) {
-        self.umask = Some(umask);
+    /// What a shell does before it becomes a daemon that is started from now on: a umask, limits, open descriptors.
+    pub fn set_prelude(&mut self, script: &str) {
+        script.clone_into(&mut self.prelude);
     }
 
     /// A directory of this test, which the daemon sees at the same path.
@@ -194,16 +195,10 @@ impl Node {
             .create(true)
             .append(true)
             .open(self.dir().join("corten.log"))?;
-        let program = binary("corten")?.display().to_string();
-        let mut command = match self.umask {
-            None => self.command(&program),
-            Some(umask) => {
-                let mut shell = self.command("sh");
-                shell.args(["-c", "umask \"$0\" && exec \"$@\"", umask, &program]);
-                shell
-            }
-        };
-        let starter = command
+        let starter = self
+            .command("sh")
+            .args(["-c", &format!("{}\nexec \"$0\" \"$@\"", self.prelude)])
+            .arg(binary("corten")?)
             .args(self.serve_arguments())
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())

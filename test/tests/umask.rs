@@ -16,7 +16,7 @@ const LOOKS: &str = "stat -c '%a %n' / /dev /dev/shm /dev/pts /etc/hostname /etc
 /// What a user sees in pods of a daemon with this umask, without and with a user namespace.
 async fn looks(daemon_umask: &'static str) -> Vec<String> {
     let mut node = Node::without_daemon(&["--dev-network"]).await.unwrap();
-    node.set_umask(daemon_umask);
+    node.set_prelude(&format!("umask {daemon_umask}"));
     node.start_daemon().await.unwrap();
     image::load_busybox(&node).await.unwrap();
     let change = |_: &Path, config: &mut Value| {

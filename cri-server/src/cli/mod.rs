@@ -10,6 +10,8 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
+use corten_sys::process;
+use rustix::{fs::Mode, process::umask};
 
 use crate::{
     config::{self, Config, Flags},
@@ -105,6 +107,11 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn serve_command(path: Option<&Path>, flags: &Flags) -> ExitCode {
+    if let Err(error) = process::keep_descriptors_from_programs() {
+        return fail(&error, 1);
+    }
+    // What containers and plugins need is readable, and what is the daemon's own says so itself.
+    umask(Mode::from_raw_mode(0o022));
     let config = match Config::load(path, flags) {
         Ok(config) => config,
         Err(error) => return fail(&error, USAGE),

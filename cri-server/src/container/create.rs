@@ -1,10 +1,10 @@
 //! Making a container, up to the point before its program is run: plan, write down, start the shim, record, publish.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, chown},
+        unix::fs::{MetadataExt, chown},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,7 +17,7 @@ use corten_proto::{
     record::{self, Resource, resource::Kind},
     shim::{Plan, UserNamespace, mount},
 };
-use corten_sys::ns;
+use corten_sys::{ns, private};
 
 use super::{Container, State, exit, external::External, image_volumes::ImageVolumes, name};
 use crate::{
@@ -393,21 +393,13 @@ fn create_dirs(
     top: Option<&Path>,
     ids: Option<&UserNamespace>,
 ) -> Result<()> {
-    DirBuilder::new()
-        .mode(0o700)
-        .create(state_dir)
-        .at("create", state_dir)?;
-    DirBuilder::new()
-        .mode(0o700)
-        .create(root_dir)
-        .at("create", root_dir)?;
-    for name in ["upper", "work"] {
-        let dir = root_dir.join(name);
-        fs::create_dir(&dir).at("create", &dir)?;
-    }
+    private::create_dir(state_dir).at("create", state_dir)?;
+    private::create_dir(root_dir).at("create", root_dir)?;
+    let (upper, work) = (root_dir.join("upper"), root_dir.join("work"));
+    fs::create_dir(&upper).at("create", &upper)?;
+    private::create_dir(&work).at("create", &work)?;
     if let Some(top) = top {
         let looks = fs::metadata(top).at("stat", top)?;
-        let upper = root_dir.join("upper");
         let (uid, gid) = spec::owner(ids, looks.uid(), looks.gid());
         chown(&upper, Some(uid), Some(gid)).at("chown", &upper)?;
         fs::set_permissions(&upper, looks.permissions()).at("chmod", &upper)?;

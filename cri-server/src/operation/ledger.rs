@@ -9,6 +9,7 @@ use std::{
 };
 
 use corten_proto::record::{Operation, Resource};
+use corten_sys::private;
 
 use crate::{
     error::{At, Result},
@@ -30,7 +31,7 @@ impl Ledger {
     /// Opens `<root>/operations`.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let dir = root.join("operations");
-        fs::create_dir_all(&dir).at("create", &dir)?;
+        private::close_dir_all(&dir).at("create", &dir)?;
         Ok(Self { dir })
     }
 

@@ -6,12 +6,13 @@
 //! the daemon.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, Permissions},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
 use corten_proto::record::{self, resource::Kind};
+use corten_sys::private;
 use nix::mount::{MsFlags, mount};
 
 use super::run::Plan;
@@ -40,13 +41,11 @@ const STUB: &str = "127.0.0.53";
 pub(crate) fn create(plan: &Plan) -> Result<()> {
     let dir = &plan.state_dir;
     let label = spec::pod_file_label(&plan.selinux_level);
-    DirBuilder::new().create(dir).at("create", dir)?;
-    // Whatever the daemon's umask is.
-    fs::set_permissions(dir, Permissions::from_mode(0o711)).at("chmod", dir)?;
+    private::create_dir(dir).at("create", dir)?;
     let pins = dir.join("ns");
-    fs::create_dir(&pins).at("create", &pins)?;
+    private::create_dir(&pins).at("create", &pins)?;
     if let Some(shm) = &plan.paths.shm {
-        fs::create_dir(shm).at("create", shm)?;
+        private::create_dir(shm).at("create", shm)?;
         let context = label.as_ref().map(|label| format!(",context=\"{label}\""));
         let (uid, gid) = plan.root();
         let options = format!("{SHM},uid={uid},gid={gid}{}", context.unwrap_or_default());
@@ -65,7 +64,7 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
 /// A file system for the files in /etc, with room for what the host's are, and as much again.
 fn mount_etc(plan: &Plan, resolv_conf: usize) -> Result<()> {
     let etc = &plan.paths.etc;
-    fs::create_dir(etc).at("create", etc)?;
+    private::create_dir(etc).at("create", etc)?;
     let hosts = match plan.paths.net {
         Some(_) => 0,
         None => host_hosts().len(),

@@ -1,15 +1,15 @@
 //! The daemon's directories: made, locked against a second daemon, and the state on a tmpfs of its own.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
     path::Path,
     thread::sleep,
     time::Duration,
 };
 
 use corten_proto::layout;
-use corten_sys::cgroup::Cgroup;
+use corten_sys::{cgroup::Cgroup, private};
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -33,23 +33,21 @@ pub(crate) type Lock = Flock<File>;
 /// # Errors
 /// [`Error::State`] when another daemon has this root.
 pub(crate) fn prepare(config: &Config) -> Result<Lock> {
-    for (dir, mode) in [(&config.root, 0o711), (&config.state, 0o711)] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(dir)
-            .at("create", dir)?;
+    for dir in [&config.root, &config.state] {
+        private::close_dir_all(dir).at("create", dir)?;
     }
-    let ours = ["pods", "containers", "quarantine"].map(|name| config.root.join(name));
-    for dir in ours.iter().chain([&layout::empty(&config.root)]) {
-        fs::create_dir_all(dir).at("create", dir)?;
+    for name in ["pods", "containers", "quarantine"] {
+        let dir = config.root.join(name);
+        private::close_dir_all(&dir).at("create", &dir)?;
     }
+    let empty = layout::empty(&config.root);
+    fs::create_dir_all(&empty).at("create", &empty)?;
     let lock = lock(&config.root)?;
     make_skeleton(&layout::skeleton(&config.root))?;
     private_tmpfs(&config.state)?;
     for name in ["pods", "containers"] {
         let dir = config.state.join(name);
-        fs::create_dir_all(&dir).at("create", &dir)?;
+        private::close_dir_all(&dir).at("create", &dir)?;
     }
     Ok(lock)
 }
@@ -71,7 +69,7 @@ fn make_skeleton(skeleton: &Path) -> Result<()> {
 
 fn lock(root: &Path) -> Result<Lock> {
     let path = root.join("lock");
-    let mut file = File::create(&path).at("create", &path)?;
+    let mut file = private::create(&path).at("create", &path)?;
     // A daemon that was killed in the middle of starting a shim holds it until that shim's exec.
     for _ in 0..LOCK_TRIES {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -96,10 +94,12 @@ fn private_tmpfs(state: &Path) -> Result<()> {
             state,
             Some("tmpfs"),
             flags,
-            Some("mode=711"),
+            Some("mode=700"),
         )
         .at("mount a tmpfs on", state)?;
     }
+    // One that an earlier daemon has mounted.
+    private::close_dir_all(state).at("close to others", state)?;
     mount(
         None::<&str>,
         state,

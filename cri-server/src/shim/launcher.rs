@@ -2,11 +2,14 @@
 //! to it, and replacing the file on disk does not change what this daemon starts.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions, Permissions},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, net::UnixListener},
+        unix::{
+            fs::{OpenOptionsExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     process::Stdio,
@@ -85,6 +88,8 @@ impl Launcher {
         let short = ShortPath::open(state_dir).map_err(|source| self.spawn_failed(source))?;
         let listener =
             UnixListener::bind(short.socket()).map_err(|source| self.spawn_failed(source))?;
+        fs::set_permissions(short.socket(), Permissions::from_mode(0o600))
+            .map_err(|source| self.spawn_failed(source))?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)

@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use corten_sys::private;
+
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
 use crate::manifest::Blob;
@@ -44,8 +46,8 @@ impl Content {
         let same_boot = fs::read(&mark).is_ok_and(|marked| marked == boot);
         if !same_boot {
             clear(&path)?;
-            fs::create_dir_all(&path).at("make", &path)?;
-            fs::write(&mark, &boot).at("write", &mark)?;
+            private::close_dir_all(&path).at("make", &path)?;
+            private::write(&mark, &boot).at("write", &mark)?;
         }
         Ok(Self {
             path,

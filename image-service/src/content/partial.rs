@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use corten_sys::private;
 
 use super::Guard;
 use super::ranges::Ranges;
@@ -43,7 +45,8 @@ impl Partial {
         let open = |path: &Path| {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false);
-            options.open(path).at("open", path)
+            let file = options.mode(private::FILE).open(path);
+            file.at("open", path)
         };
         let data = open(&path)?;
         let map = open(&map_path(&path))?;

@@ -1,11 +1,12 @@
 //! Opening the store: what a crash left is dropped, what is recorded but gone is forgotten.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+use corten_sys::private;
 
 use super::Store;
 use super::records::{Change, Contents, ImageRecord, Records};
@@ -33,7 +34,7 @@ impl Store {
         ]
         .map(|name| root.join(name));
         for dir in [&layers, &tar_splits, &blobs, &staging, &trash, &quarantine] {
-            make_private(dir)?;
+            private::close_dir_all(dir).at("make", dir)?;
         }
         let trash = Arc::new(Trash::open(trash)?);
         let mut opened = Records::open(&root.join("images.redb"), &quarantine)?;
@@ -67,16 +68,6 @@ impl Store {
         }
         Ok(store)
     }
-}
-
-/// Root only: layers hold setuid programs that are none of this host's users' business.
-fn make_private(dir: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .at("make", dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("chmod", dir)
 }
 
 fn recover(

@@ -2,11 +2,13 @@
 //!
 //! After an I/O error redb refuses all further work on a handle, so it is opened anew.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use corten_sys::private;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -150,6 +152,11 @@ impl Records {
 }
 
 fn open(path: &Path) -> Result<(Database, Contents), redb::Error> {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let file = options.mode(private::FILE).open(path)?;
+    // One of an earlier daemon.
+    file.set_permissions(Permissions::from_mode(private::FILE))?;
     let database = Builder::new().set_cache_size(CACHE).create(path)?;
     if database.begin_read()?.list_tables()?.next().is_none() {
         let transaction = database.begin_write()?;

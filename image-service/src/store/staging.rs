@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use corten_sys::private;
 use serde::{Deserialize, Serialize};
 
 use super::trash::{Janitor, Job, Trash};
@@ -113,7 +114,8 @@ impl Staging {
         loop {
             let path = self.next_path();
             let mut options = File::options();
-            match options.read(true).write(true).create_new(true).open(&path) {
+            let options = options.read(true).write(true).create_new(true);
+            match options.mode(private::FILE).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made.at("make", &path).map(|file| (self.guard(path), file)),
             }
@@ -139,7 +141,7 @@ impl Staging {
         let aside = path.path.with_extension("new");
         let text =
             serde_json::to_vec(&done).map_err(|error| Error::content("a layer's mark", error))?;
-        fs::write(&aside, text).at("write", &aside)?;
+        private::write(&aside, text).at("write", &aside)?;
         fs::rename(&aside, &mark).at("rename to", &mark)?;
         Ok(Staged::new(chain, diff_id, unpacked, path))
     }
@@ -219,9 +221,7 @@ impl StagedPath {
     /// The empty file for what is kept of the layer's archive. Goes with the directory.
     pub(crate) fn tar_split(&self) -> Result<File, Error> {
         let path = self.path.with_extension(TAR_SPLIT);
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true);
-        options.open(&path).at("make", &path)
+        private::create(&path).at("make", &path)
     }
 
     fn place(mut self, places: &Places) -> Result<(), Error> {

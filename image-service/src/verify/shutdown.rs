@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use corten_sys::private;
+
 use crate::error::{At as _, Error};
 
 /// Layers this much older than the newest had time to reach the disk. Unit: seconds.
@@ -36,7 +38,7 @@ impl Shutdown {
 
     /// Blocks. What was pulled was made durable then.
     pub(crate) fn complete(&self) -> Result<(), Error> {
-        File::create(&self.mark).at("make", &self.mark)?;
+        private::create(&self.mark).at("make", &self.mark)?;
         self.sync()
     }
 

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use corten_sys::private;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -110,7 +111,7 @@ impl Pool {
             if ip == range.gateway || !self.take(ip, id)? {
                 continue;
             }
-            fs::write(&last, ip.to_string()).doing(|| format!("write {}", last.display()))?;
+            private::write(&last, ip.to_string()).doing(|| format!("write {}", last.display()))?;
             let (prefix, gateway) = (range.prefix, range.gateway);
             let address = Address { ip, prefix };
             return Ok(Given { address, gateway });
@@ -128,7 +129,7 @@ impl Pool {
         if path.exists() {
             return Ok(false);
         }
-        fs::write(&aside, format!("{id}\r\n{INTERFACE}"))
+        private::write(&aside, format!("{id}\r\n{INTERFACE}"))
             .and_then(|()| fs::rename(&aside, &path))
             .doing(|| format!("write {}", path.display()))?;
         Ok(true)
@@ -177,10 +178,10 @@ impl Pool {
 
     /// Another program may hold the lock, and hang.
     fn lock(&self) -> Result<Flock<File>> {
-        fs::create_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
+        private::create_dir_all(&self.dir).doing(|| format!("create {}", self.dir.display()))?;
         let path = self.dir.join("lock");
         let doing = || format!("lock {}", path.display());
-        let mut file = File::create(&path).doing(doing)?;
+        let mut file = private::create(&path).doing(doing)?;
         let end = Instant::now() + PATIENCE;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
