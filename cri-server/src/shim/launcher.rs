@@ -103,11 +103,10 @@ impl Launcher {
             .stderr(log)
             .spawn()
             .map_err(|source| self.spawn_failed(source))?;
-        let pid = child.id();
-        reap(child);
         let gone = || self.spawn_failed(io::Error::other("it ended at once"));
         Ok(Started {
-            pid: pid.ok_or_else(gone)?,
+            pid: child.id().ok_or_else(gone)?,
+            child,
             state_dir: state_dir.to_owned(),
         })
     }
@@ -228,12 +227,15 @@ impl Launcher {
 /// A shim that nobody has spoken to yet. It waits for its first connection.
 #[derive(Debug)]
 pub(crate) struct Started {
+    /// No other process's as long as this is not dropped.
     pub(crate) pid: u32,
+    child: Child,
     state_dir: PathBuf,
 }
 
 impl Started {
     pub(crate) async fn connect(self) -> Result<(Client, Events), Error> {
+        reap(self.child);
         Client::connect(&self.state_dir).await
     }
 }

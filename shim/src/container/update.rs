@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use corten_proto::shim::{FailureKind, Update, Updated};
@@ -20,7 +20,7 @@ const OPERATION: &str = "update the container's limits";
 /// Processes that are forked meanwhile have the old value; few are at it at any time.
 const ROUNDS: u32 = 10;
 
-/// Changes the limits that `update` names, of the cgroup that init is in.
+/// Changes the limits that `update` names, of the cgroup that init is in. `init` is given where it is a child of this process.
 pub(super) fn update(group: &Group, init: Option<&Child>, update: &Update) -> Result<Updated> {
     let limits = group::resources(&update.resources.clone().unwrap_or_default());
     group
@@ -47,29 +47,28 @@ fn refused(error: &io::Error) -> corten_proto::shim::Failure {
 fn set_oom_score_adj(group: &Group, init: Option<&Child>, wanted: i32, warnings: &mut Vec<String>) {
     let mut done = BTreeSet::new();
     let mut told = Vec::new();
-    let mut set = |directory: &OwnedFd| {
+    let mut set = |directory: BorrowedFd<'_>| {
+        // By its directory: the id may be another process's by now.
         let process = format!("self/fd/{}", directory.as_raw_fd());
         let _ = security::set_oom_score_adj(&process, wanted, &mut told);
     };
-    // It may not be in the cgroup yet.
+    // It may not be in the cgroup yet, or have left it.
     if let Some(init) = init
         && let Ok(directory) = open(init.pid)
         && process::check_unreaped(init.pidfd.as_fd()).is_ok()
     {
         done.insert(init.pid);
-        set(&directory);
+        set(directory.as_fd());
     }
     for _ in 0..ROUNDS {
-        let all = group.cgroup().all_procs().unwrap_or_default();
-        let new: Vec<_> = all.into_iter().filter(|pid| done.insert(*pid)).collect();
-        let opened = new.iter().filter_map(|pid| Some((*pid, open(*pid).ok()?)));
-        let opened: Vec<_> = opened.collect();
-        // What is of the cgroup now was so when it was opened, or is no process of that number any more.
-        let still = group.cgroup().all_procs().unwrap_or_default();
-        for (_, directory) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
-            set(directory);
-        }
-        if new.is_empty() {
+        let mut has_new = false;
+        let _ = group.cgroup().each_process(|pid, directory| {
+            if done.insert(pid) {
+                has_new = true;
+                set(directory);
+            }
+        });
+        if !has_new {
             break;
         }
     }

@@ -7,6 +7,7 @@ mod devices;
 mod hierarchies;
 mod hugetlb;
 mod kill;
+mod members;
 mod memory;
 mod oom;
 mod pids;
@@ -17,7 +18,7 @@ mod usage;
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -269,12 +270,26 @@ impl<'a> Cgroup<'a> {
             .collect()
     }
 
-    /// Its processes, and those of the cgroups below it.
+    /// Its processes, and those of the cgroups below it: to be counted, since an id may go to another process.
     pub fn all_procs(&self) -> io::Result<Vec<i32>> {
         match self.v1("pids").or_else(|| self.v2()) {
-            Some(dir) => kill::processes(&dir),
+            Some(dir) => members::list(&dir),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Calls `act` with the id and the directory in /proc of each of its processes, and of those of the cgroups below it.
+    /// What is opened below that directory is never another process's.
+    pub fn each_process(&self, mut act: impl FnMut(i32, BorrowedFd<'_>)) -> io::Result<()> {
+        let Some(dir) = self.v1("pids").or_else(|| self.v2()) else {
+            return Ok(());
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |pid: i32| {
+            let opened = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?;
+            Ok((pid, opened))
+        };
+        members::each(&dir, open, |(pid, opened)| act(pid, opened.as_fd()))
     }
 
     /// Allows these devices and no others: by v1's controller, or else by a program on the v2 cgroup.
