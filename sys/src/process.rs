@@ -10,8 +10,12 @@ use std::{
 };
 
 pub use nix::sched::CloneFlags;
-use rustix::process::{
-    PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
+        waitid,
+    },
 };
 
 /// include/uapi/linux/sched.h, since 5.7.
@@ -233,6 +237,16 @@ pub fn child(pid: i32) -> io::Result<Child> {
         pid,
         pidfd: open(pid)?,
     })
+}
+
+/// Whether the process has ended, reaped or not.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    Ok(poll(&mut fds, Some(&now))? > 0)
 }
 
 /// Waits for the child's end and reaps it.

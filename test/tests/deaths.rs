@@ -146,6 +146,21 @@ async fn a_child_that_was_killed_does_not_make_the_end_one_for_want_of_memory() 
     );
     assert!(status.message.contains(killed), "{}", status.message);
 
+    // By our own SIGKILL, at once and after a grace.
+    for (name, seconds) in [("now", 0), ("late", 1)] {
+        let script = format!("trap '' TERM; {EAT}; {EAT}; touch /ready; exec sleep 1000");
+        let id = pod::run(&mut runtime, &pod_id, &limited(name, &script))
+            .await
+            .unwrap();
+        pod::output(&mut runtime, &id, ready).await.unwrap();
+        pod::stop(&mut runtime, &id, seconds).await.unwrap();
+        let status = pod::exited(&runtime, &id).await.unwrap();
+        assert_eq!((status.exit_code, &*status.reason), (137, "Error"));
+        let told = "killed by signal 9 (SIGKILL): its time to stop was over; ";
+        assert!(status.message.starts_with(told), "{}", status.message);
+        assert!(status.message.contains(killed), "{}", status.message);
+    }
+
     for (name, code, reason) in [("good", 0, "Completed"), ("bad", 3, "Error")] {
         let script = format!("{EAT}; {EAT}; exit {code}");
         let id = pod::run(&mut runtime, &pod_id, &limited(name, &script))

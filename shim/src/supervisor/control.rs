@@ -172,7 +172,9 @@ impl Supervisor {
     /// Kills, and looks again after a while whether that has worked.
     pub(super) fn stop_is_over(&mut self) {
         if let Some(container) = &mut self.container {
-            self.was_killed = true;
+            // One that the kernel has killed before, or that has ended by itself, is not ours.
+            let init = container.leader().pidfd.as_fd();
+            self.was_killed |= !process::has_ended(init).unwrap_or_default();
             kill(container);
         }
         if let Err(failure) = self.set_deadline(Deadline::AGAIN) {

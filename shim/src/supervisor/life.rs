@@ -167,7 +167,9 @@ impl Supervisor {
             output.drain(&self.events);
         }
         let oom = container.oom();
-        let oom_killed = oom.is_some() && ended.code() == KILLED;
+        // A child may have been killed for want of memory before, and init by us now.
+        let is_ours = self.was_killed && ended == Ended::Killed(process::SIGKILL);
+        let oom_killed = oom.is_some() && ended.code() == KILLED && !is_ours;
         let stage = std::mem::replace(&mut self.stage, Stage::Exited);
         let exited = stage.was_created().then(|| {
             let known = Circumstances {

@@ -64,7 +64,7 @@ pub(crate) struct Supervisor {
     /// What init has still to tell.
     report: Option<Report>,
     stop: Option<Deadline>,
-    /// The time of a stop was over.
+    /// The time of a stop was over, and init had not ended by then.
     was_killed: bool,
     execs: BTreeMap<u64, Exec>,
     state_dir: PathBuf,
