@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::reference::{Reference, Version};
 
 /// OCI image-spec v1.1 sets no limit; real configs stay below 100 KiB.
 pub(crate) const MAX_CONFIG: u64 = 8 << 20;
@@ -32,6 +33,28 @@ pub struct Image {
     pub layers: Vec<String>,
     /// Not to be removed by the kubelet's garbage collection.
     pub pinned: bool,
+}
+
+impl Image {
+    /// The name that people know the image by: the first in `wanted` that leads to it, as it is there, else its first tag,
+    /// else its first digest reference, else its id.
+    pub fn name(&self, wanted: &[&str]) -> String {
+        let mut wanted = wanted.iter().filter(|text| self.is_named(text));
+        let mut own = self.repo_tags.iter().chain(&self.repo_digests);
+        let name = wanted.next().copied();
+        let name = name.or_else(|| own.next().map(String::as_str));
+        name.unwrap_or(&self.id).to_owned()
+    }
+
+    fn is_named(&self, text: &str) -> bool {
+        let Ok(reference) = Reference::parse(text) else {
+            return false;
+        };
+        match reference.version() {
+            Version::Tag(_) => self.repo_tags.contains(&reference.to_string()),
+            Version::Digest(digest) => self.repo_digests.contains(&reference.repo_digest(digest)),
+        }
+    }
 }
 
 /// How to run the image, if the pod does not say otherwise.

@@ -124,14 +124,65 @@ async fn every_call_gives_an_image_the_same_id() {
         let container = pod::run(&mut runtime, &pod_id, &config).await.unwrap();
         let seen = pod::status(&mut runtime, &container).await.unwrap();
         assert_eq!((&seen.image_id, &seen.image_ref), (&id, &by_digest));
-        assert_eq!(seen.image.unwrap().image, *name);
+        // A name stays, and for an id there is the tag.
+        let want = if *name == id { &tag } else { name };
+        assert_eq!(seen.image.unwrap().image, *want);
     }
     for container in pod::containers(&mut runtime).await.unwrap() {
         assert_eq!(
             (&container.image_id, &container.image_ref),
             (&id, &by_digest)
         );
+        let name = container.metadata.unwrap().name;
+        let asked = [&tag, &by_digest, &id][name["by-".len()..].parse::<usize>().unwrap()];
+        assert_eq!(container.image.unwrap().image, *asked);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_by_its_images_id_shows_a_name() {
+    let (node, digest) = node_with_registry(Protection::None, &[]).await;
+    let mut images = node.images().await.unwrap();
+    let (first, second, by_digest) = (
+        format!("{NAME}:1"),
+        format!("{NAME}:2"),
+        format!("{NAME}@{digest}"),
+    );
+    let id = pull(&mut images, &by_digest).await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod_id = pod::run_pod(&mut runtime, &pod::pod("named"))
+        .await
+        .unwrap();
+    let run = async |name: &str, user: &str| {
+        let mut config = pod::container(name, "sleep 1000");
+        // As the kubelet has it.
+        config.image = Some(cri::ImageSpec {
+            image: id.clone(),
+            user_specified_image: user.into(),
+            ..Default::default()
+        });
+        pod::run(&mut runtime.clone(), &pod_id, &config)
+            .await
+            .unwrap()
+    };
+    let one = run("one", &second).await;
+    let other = run("other", "").await;
+    let shown = async |container: &str| {
+        let status = pod::status(&mut runtime.clone(), container).await.unwrap();
+        assert_eq!((&status.image_id, &status.image_ref), (&id, &by_digest));
+        status.image.unwrap().image
+    };
+    // Without a tag a digest reference; with several the user's own.
+    assert_eq!(shown(&one).await, by_digest);
+    pull(&mut images, &first).await.unwrap();
+    assert_eq!(shown(&one).await, first);
+    let archive = image::busybox_archive(node.dir()).unwrap();
+    registry::push(&node, &archive, "tools/busybox:2", &[]).unwrap();
+    pull(&mut images, &second).await.unwrap();
+    assert_eq!((shown(&one).await, shown(&other).await), (second, first));
+    // Its name goes with the image, and the digest reference stays.
+    remove(&mut images, &id).await;
+    assert_eq!(shown(&other).await, by_digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,13 +17,28 @@ pub(super) async fn handle(
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
     Ok(cri::ContainerStatusResponse {
-        status: Some(views::container_status(&container)),
+        status: Some(views::container_status(&container, image(cx, &container))),
         info: if request.verbose {
             info(cx, &container)
         } else {
             BTreeMap::new()
         },
     })
+}
+
+/// The kubelet asks by the image's id, and people want to see a name. The image may have been removed since.
+fn image(cx: &Context, container: &Container) -> Option<cri::ImageSpec> {
+    let mut spec = container.config().image.clone()?;
+    let wanted = [&*spec.image, &*spec.user_specified_image];
+    let name = match cx.images.resolve(&container.record.image_id) {
+        Some(image) => Some(image.name(&wanted)),
+        None if spec.image == container.record.image_id => Some(container.record.image_ref.clone()),
+        None => None,
+    };
+    if let Some(name) = name {
+        spec.image = name;
+    }
+    Some(spec)
 }
 
 fn info(cx: &Context, container: &Container) -> BTreeMap<String, String> {

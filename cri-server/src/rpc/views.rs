@@ -70,7 +70,11 @@ pub(super) fn container(container: &Container, state: cri::ContainerState) -> cr
     }
 }
 
-pub(super) fn container_status(container: &Container) -> cri::ContainerStatus {
+/// With `image` under the name that it is to be shown by.
+pub(super) fn container_status(
+    container: &Container,
+    image: Option<cri::ImageSpec>,
+) -> cri::ContainerStatus {
     let state = container.state();
     let view = self::container(container, container_state(&state));
     let config = container.config();
@@ -88,7 +92,7 @@ pub(super) fn container_status(container: &Container) -> cri::ContainerStatus {
         started_at,
         finished_at: exit.map(|(exit, _)| exit.at_ns).unwrap_or_default(),
         exit_code: exit.map(|(exit, _)| exit.code).unwrap_or_default(),
-        image: view.image,
+        image,
         image_ref: view.image_ref,
         reason: exit
             .map(|(exit, known)| reason(exit, known))
