@@ -6,6 +6,8 @@
 mod document;
 #[path = "../../cri-server/src/cdi/name.rs"]
 mod name;
+#[path = "../../cri-server/src/cdi/scalar.rs"]
+mod scalar;
 #[path = "../../cri-server/src/cdi/version.rs"]
 mod version;
 

@@ -124,8 +124,8 @@ devices:
     additionalGids: [4321, 0]
     deviceNodes:
     - {{path: /dev/vendor/zero, hostPath: /dev/zero, permissions: r}}
-    - {{path: /dev/vendor/made, type: c, major: 1, minor: 3, fileMode: 416, uid: 7, gid: 8}}
-    - {{path: /dev/vendor/pipe, type: p, fileMode: 384}}
+    - {{path: /dev/vendor/made, type: c, major: 1, minor: 3, fileMode: 0640, uid: 7, gid: 8}}
+    - {{path: /dev/vendor/pipe, type: p, fileMode: 0o600}}
 - name: gpu1
   containerEdits: {{env: [OTHER=gpu1]}}
 ",

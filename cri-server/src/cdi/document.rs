@@ -8,6 +8,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     name::{is_class, is_device, is_vendor},
+    scalar::{self, Text},
     version,
 };
 
@@ -20,24 +21,29 @@ pub(super) const NO_PERMISSIONS: &str = "none";
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Document {
+    #[serde(deserialize_with = "scalar::text")]
     pub(super) cdi_version: String,
     /// vendor/class
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) kind: String,
     /// Not looked at.
     #[serde(default)]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) annotations: Option<BTreeMap<String, Text>>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) devices: Vec<Device>,
     /// For every device of the file.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::or_default")]
     pub(crate) container_edits: Edits,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Device {
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) name: String,
     #[serde(default)]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) annotations: Option<BTreeMap<String, Text>>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) container_edits: Edits,
 }
 
@@ -46,12 +52,18 @@ pub(crate) struct Device {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Edits {
     /// NAME=value
+    #[serde(deserialize_with = "scalar::texts")]
     pub(crate) env: Vec<String>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) device_nodes: Vec<DeviceNode>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) net_devices: Vec<IgnoredAny>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) hooks: Vec<Hook>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) mounts: Vec<Mount>,
     pub(crate) intel_rdt: Option<IntelRdt>,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) additional_gids: Vec<u32>,
 }
 
@@ -59,15 +71,21 @@ pub(crate) struct Edits {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct DeviceNode {
     /// In the container.
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) path: String,
     /// Empty: as `path`.
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) host_path: String,
     /// b, c, u, p, or empty: as on the host.
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) r#type: String,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) major: i64,
+    #[serde(deserialize_with = "scalar::or_default")]
     pub(crate) minor: i64,
     pub(crate) file_mode: Option<u32>,
     /// Made of r, w and m; empty: all; `none`: none.
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) permissions: String,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -76,21 +94,27 @@ pub(crate) struct DeviceNode {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Mount {
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) host_path: String,
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) container_path: String,
     /// Empty: a bind mount.
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) r#type: String,
+    #[serde(deserialize_with = "scalar::texts")]
     pub(crate) options: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Hook {
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) hook_name: String,
+    #[serde(deserialize_with = "scalar::text")]
     pub(crate) path: String,
-    #[serde(rename = "args")]
+    #[serde(rename = "args", deserialize_with = "scalar::texts")]
     _args: Vec<String>,
-    #[serde(rename = "env")]
+    #[serde(rename = "env", deserialize_with = "scalar::texts")]
     _env: Vec<String>,
     #[serde(rename = "timeout")]
     _timeout: Option<i64>,
@@ -101,6 +125,7 @@ pub(crate) struct Hook {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct IntelRdt {
     schemata: Option<IgnoredAny>,
+    #[serde(deserialize_with = "scalar::or_default")]
     enable_monitoring: bool,
 }
 
@@ -120,12 +145,19 @@ pub(crate) fn parse(bytes: &[u8], is_yaml: bool) -> Result<Document, String> {
     }
     let document: Document = if is_yaml {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))?
+        serde_saphyr::from_str_with_options(text, options())
+            .map_err(|error| first_line(&error.to_string()))?
     } else {
         serde_json::from_slice(bytes).map_err(|error| error.to_string())?
     };
     document.check()?;
     Ok(document)
+}
+
+/// Numbers as YAML 1.1 has them, whose octal ones begin with 0 (section "Integer", yaml.org/type/int.html): so does the reader
+/// that vendors write for, Go's sigs.k8s.io/yaml, as with a key that is there twice, which it refuses.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { legacy_octal_numbers: true }
 }
 
 /// The others draw the place in the file.
@@ -276,6 +308,64 @@ mod tests {
                     containerEdits:\n  mounts:\n  - hostPath: /a\n    containerPath: /b\n";
         let document = parse(text.as_bytes(), true).unwrap();
         assert_eq!(document.devices[0].container_edits.env, ["A=1"]);
+    }
+
+    #[test]
+    fn numbers_and_words_are_what_go_reads_them_as() {
+        let read = |name: &str, node: &str| {
+            let text = format!(
+                "cdiVersion: 0.6.0\nkind: a.b/c\ncontainerEdits:\ndevices:\n- name: {name}\n  annotations: {{a: 1, b: yes}}\n  \
+                 containerEdits:\n    env:\n    mounts: null\n    deviceNodes:\n    - path: /dev/x\n      hostPath: ~\n      \
+                 {node}\n"
+            );
+            parse(text.as_bytes(), true)
+        };
+        for (text, want) in [
+            ("0640", 0o640),
+            ("0o640", 0o640),
+            ("0640 # octal", 0o640),
+            ("416", 0o640),
+            ("0x1a0", 0o640),
+            ("0b110100000", 0o640),
+            ("0_640", 0o640),
+            ("+0640", 0o640),
+            ("0", 0),
+        ] {
+            let document = read("x", &format!("fileMode: {text}")).unwrap();
+            let node = &document.devices[0].container_edits.device_nodes[0];
+            assert_eq!(node.file_mode, Some(want), "{text}");
+            assert_eq!(node.host_path, "");
+        }
+        let major = read("x", "major: 010").unwrap();
+        let node = &major.devices[0].container_edits.device_nodes[0];
+        assert_eq!((node.major, node.file_mode), (8, None));
+        for bad in ["fileMode: 0648", "fileMode: rw", "major: 1\n      major: 2"] {
+            assert!(read("x", bad).is_err(), "{bad}");
+        }
+        for (text, want) in [
+            ("0", "0"),
+            ("010", "8"),
+            ("'010'", "010"),
+            ("\"0\"", "0"),
+            ("yes", "true"),
+            ("gpu0", "gpu0"),
+            ("1_0", "10"),
+        ] {
+            let document = read(text, "type: c").unwrap();
+            assert_eq!(document.devices[0].name, want, "{text}");
+        }
+        assert!(
+            read("", "type: c")
+                .unwrap_err()
+                .contains("name of a device")
+        );
+        let json = GOOD
+            .replace("\"0\"", "0")
+            .replace("[\"A=b\"]", "null")
+            .replace("\"rw\"", "null");
+        let document = parse(json.as_bytes(), false).unwrap();
+        assert_eq!(document.devices[0].name, "0");
+        assert!(document.container_edits.env.is_empty());
     }
 
     #[track_caller]

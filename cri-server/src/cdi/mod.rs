@@ -8,6 +8,7 @@ mod document;
 mod injection;
 mod name;
 mod request;
+mod scalar;
 mod version;
 
 use std::{
