@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use corten_proto::cri::{self, LinuxContainerResources as Resources};
-use corten_test::{image, node::Node, pod, vm, wait::until};
+use corten_test::{image, leftovers, node::Node, pod, vm, wait::until};
 use tonic::Code;
 
 const MIB: i64 = 1 << 20;
@@ -44,6 +44,38 @@ async fn read(runtime: &mut pod::Runtime, id: &str, file: &str) -> String {
     let cgroup = info["cgroup"].as_str().unwrap();
     let path = format!("/sys/fs/cgroup{cgroup}/{file}");
     fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relative_parent_is_taken_from_the_root() {
+    let node = node().await;
+    let mut runtime = node.runtime().await.unwrap();
+    let base = format!("corten-test-relative-{}", std::process::id());
+    let mut config = pod::pod("relative");
+    config.linux.as_mut().unwrap().cgroup_parent = format!("{base}/poduid-relative");
+    let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    let id = pod::run(&mut runtime, &pod_id, &pod::container("c", "sleep 1000"))
+        .await
+        .unwrap();
+    let request = cri::ContainerStatusRequest {
+        container_id: id.clone(),
+        verbose: true,
+    };
+    let reply = runtime.container_status(request).await.unwrap();
+    let info: serde_json::Value = serde_json::from_str(&reply.into_inner().info["info"]).unwrap();
+    let want = format!("/{base}/poduid-relative/{id}");
+    assert_eq!(info["cgroup"], want.as_str());
+    // As the kernel has it, in every hierarchy.
+    let seen = node
+        .shell(&format!("cat /proc/{}/cgroup", info["pid"]))
+        .unwrap();
+    assert!(seen.lines().any(|line| line.ends_with(&want)), "{seen}");
+    pod::remove_pod(&mut runtime, &pod_id).await.unwrap();
+    config.linux.as_mut().unwrap().cgroup_parent = "kubepods.slice".into();
+    let refused = pod::run_pod(&mut runtime, &config).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("cgroup driver"), "{refused}");
+    leftovers::remove_cgroups(&base);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,8 +28,16 @@ pub(crate) fn cgroup_parent(
     }
     match driver {
         CgroupDriver::Cgroupfs => {
-            path::absolute(parent, FIELD)?;
-            path::stays_below(parent, FIELD)?;
+            if !parent.contains('/') && parent.ends_with(".slice") {
+                let reason = format!(
+                    "{parent:?} is a slice, and the cgroup driver is cgroupfs: the client and this daemon need the same one"
+                );
+                return Err(Invalid::new(FIELD, reason));
+            }
+            // A relative one is meant from the root, too.
+            let rooted = format!("/{}", parent.trim_start_matches('/'));
+            path::absolute(&rooted, FIELD)?;
+            path::stays_below(&rooted, FIELD)?;
             let parent = parent.trim_matches('/');
             Ok(Some(parent)
                 .filter(|parent| !parent.is_empty())
@@ -135,7 +143,9 @@ mod tests {
             Ok(Some("/kubepods/podx".into()))
         );
         assert_eq!(cgroupfs("/"), Ok(None));
-        for text in ["kubepods.slice", "/a/../.."] {
+        assert_eq!(cgroupfs("kubepods/podx"), Ok(Some("/kubepods/podx".into())));
+        assert_eq!(cgroupfs("podx"), Ok(Some("/podx".into())));
+        for text in ["kubepods.slice", "/a/../..", "a/../..", "..", "a\nb"] {
             assert!(cgroupfs(text).unwrap_err().starts_with(FIELD), "{text}");
         }
     }
