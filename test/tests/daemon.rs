@@ -22,6 +22,37 @@ use serde_json::Value;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_at_the_start_is_whole_lines() {
+    let node = Node::without_daemon(&[]).await.unwrap();
+    let write = |name: &str, text: &str| {
+        let path = node.dir().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (wrong, broken) = (write("wrong", "rooot = 1\n"), write("broken", "root = "));
+    let root = node.root().display().to_string();
+    for options in [
+        &["--config", &wrong][..],
+        &["--config", &broken],
+        &["--config", "/nonexistent"],
+        &["--root", "relative"],
+        &["--root", &root, "--state", "/proc/nothing"],
+        &["--root", &root, "--stream-address", "192.0.2.77"],
+        &["--no-such-flag"],
+    ] {
+        let mut command = node.command(&binary("corten").unwrap().display().to_string());
+        let output = command.arg("serve").args(options).output().unwrap();
+        assert!(!output.status.success(), "{options:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            text.ends_with('\n') && !text.ends_with("\n\n"),
+            "{options:?}: {text:?}"
+        );
+        assert!(!text.trim().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn version_status_and_config_say_what_a_kubelet_asks() {
     let node = Node::start().await.unwrap();
     let mut runtime = node.runtime().await.unwrap();

@@ -144,6 +144,8 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "corten: {}", chain(error));
+    // In one piece, whatever else writes to the same place; some causes end with a line break of their own.
+    let line = format!("corten: {}\n", chain(error).trim_end());
+    let _ = io::stderr().write_all(line.as_bytes());
     ExitCode::from(code)
 }
