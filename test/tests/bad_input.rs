@@ -48,19 +48,22 @@ async fn bad_pods_are_refused_by_field() {
         ..pod::pod("x")
     };
     refuse_pod(&node, Some(nameless), &["config.metadata"]).await;
-    let mut sysctl = pod::pod("x");
-    sysctl
-        .linux
-        .as_mut()
-        .unwrap()
-        .sysctls
-        .insert("vm.swappiness".into(), "1".into());
-    refuse_pod(
-        &node,
-        Some(sysctl),
-        &["config.linux.sysctls", "vm.swappiness"],
-    )
-    .await;
+    // The first is the host's, and of the others the kernel alone knows: no such file, a directory, no such value.
+    for (name, value) in [
+        ("vm.swappiness", "1"),
+        ("net.ipv4/x", "1"),
+        ("net.core.nothing", "1"),
+        ("net.ipv4", "1"),
+        ("net.ipv4.ip_forward", "lots"),
+        ("net.ipv4.conf.lo.rp_filter.x", "1"),
+        ("kernel.shmmni", "-7"),
+    ] {
+        let mut sysctl = pod::pod("x");
+        let linux = sysctl.linux.as_mut().unwrap();
+        linux.sysctls.insert(name.into(), value.into());
+        let field = format!("config.linux.sysctls[{name:?}]: ");
+        refuse_pod(&node, Some(sysctl.clone()), &[&field]).await;
+    }
     let long = cri::PodSandboxConfig {
         hostname: "h".repeat(65),
         ..pod::pod("x")
@@ -191,6 +194,22 @@ const CONTAINERS: &[Case] = &[
         |config| pod::resources(config).cpuset_cpus = "0-".into(),
         Code::InvalidArgument,
         &["cpuset_cpus", "0-"],
+    ),
+    // No machine has them.
+    (
+        |config| pod::resources(config).cpuset_cpus = "65000".into(),
+        Code::InvalidArgument,
+        &["config.linux.resources.cpuset_cpus", "65000"],
+    ),
+    (
+        |config| pod::resources(config).cpuset_mems = "0,65000".into(),
+        Code::InvalidArgument,
+        &["config.linux.resources.cpuset_mems", "65000"],
+    ),
+    (
+        |config| pod::resources(config).cpu_quota = i64::MAX,
+        Code::InvalidArgument,
+        &["config.linux.resources.cpu_quota"],
     ),
     (
         |config| pod::resources(config).oom_score_adj = 2000,

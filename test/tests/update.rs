@@ -278,6 +278,7 @@ async fn a_field_that_fails_leaves_all_as_they_were() {
         error.message().contains("cpuset_cpus: write \"65000\""),
         "{error}"
     );
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     assert!(error.message().contains("/cpuset.cpus"), "{error}");
     check_everything(&cgroup);
     assert_eq!(limits(&mut runtime, &id).await, everything());

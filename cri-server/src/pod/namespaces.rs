@@ -17,6 +17,7 @@ use super::run::Plan;
 use crate::{
     context::Context,
     error::{At, Error, Result},
+    spec,
 };
 
 /// Makes the directories of the pins and, without a user namespace, the namespaces that `plan` pins, with their sysctls.
@@ -58,7 +59,9 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
         }
         for (path, value) in sysctls {
             let path = Path::new("/proc/sys").join(path);
-            fs::write(&path, value).at(&format!("set sysctl to {value:?} in"), &path)?;
+            fs::write(&path, value)
+                .at(&format!("set sysctl to {value:?} in"), &path)
+                .map_err(|error| refused(plan, error))?;
         }
         pins.iter()
             .try_for_each(|(path, _, name)| ns::pin(name, path).at("pin a namespace on", path))
@@ -87,8 +90,22 @@ pub(crate) async fn create_in_user_namespace(cx: &Context, plan: &Plan, user: &P
         sysctls: plan.sysctls.iter().map(sysctl).collect(),
     };
     let made = cx.launcher.pin(&wanted).await;
-    made.map_err(|source| Error::Shim {
-        doing: "make the pod's user namespace".into(),
-        source,
+    made.map_err(|source| {
+        let doing = "make the pod's user namespace".into();
+        refused(plan, Error::Shim { doing, source })
     })
+}
+
+/// A sysctl that the kernel does not have, or whose value it does not take, is the request's. The error names its file.
+fn refused(plan: &Plan, error: Error) -> Error {
+    let text = error.chain();
+    let asked = plan.sysctls.iter().find_map(|(path, _)| {
+        let named = format!("/proc/sys/{}: ", path.display());
+        let field = spec::sysctl_field(&plan.config, path)?;
+        text.contains(&named).then_some(field)
+    });
+    match asked {
+        Some(field) => Error::invalid(field, text),
+        None => error,
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) use selinux::{
     pod_level as pod_selinux_level, pod_process_label, shared_file_label,
 };
 pub(crate) use signal::{cri_signal, stop_signal};
-pub(crate) use sysctl::sysctls;
+pub(crate) use sysctl::{field as sysctl_field, sysctls};
 pub(crate) use update::{limits, pod_limits, update};
 pub(crate) use user_namespace::{field as user_namespace_field, of_pod as user_namespace, owner};
 pub(crate) use validate::{validate_container, validate_pod};

@@ -1,6 +1,6 @@
 //! The pod's sysctls: names that a namespace of the pod's own holds, and nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use corten_proto::{cri, shim};
 
@@ -31,6 +31,13 @@ pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, St
         settings.push((path, value.clone()));
     }
     Ok(settings)
+}
+
+/// The field of the request that set the sysctl with this path. `None` for one of ours.
+pub(crate) fn field(config: &cri::PodSandboxConfig, path: &Path) -> Option<String> {
+    let mut asked = config.linux.iter().flat_map(|linux| linux.sysctls.keys());
+    let name = asked.find(|name| key(name, "").is_ok_and(|key| path == Path::new(&key)))?;
+    Some(format!("config.linux.sysctls[{name:?}]"))
 }
 
 /// For a pod with a network of its own: any user may bind low ports and ping without a capability,
@@ -189,6 +196,23 @@ mod tests {
             planned(0, 0, &[("kernel.sem", "250 32000 32 128")]).unwrap()[2],
             "kernel/sem=250 32000 32 128"
         );
+    }
+
+    #[test]
+    fn a_path_leads_to_its_field() {
+        let config = cri::PodSandboxConfig {
+            linux: Some(cri::LinuxPodSandboxConfig {
+                sysctls: [("net.ipv4/x".into(), "1".into())].into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let field = |path: &str| super::field(&config, Path::new(path));
+        assert_eq!(
+            field("net/ipv4.x").as_deref(),
+            Some("config.linux.sysctls[\"net.ipv4/x\"]")
+        );
+        assert_eq!(field("net/ipv4/x"), None);
     }
 
     #[test]

@@ -5,11 +5,14 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use corten_proto::shim;
+use corten_proto::shim::{self, FailureKind};
 use corten_sys::cgroup::{Cgroup, DeviceKind, DeviceRule, Hierarchies, HugepageLimit, Resources};
 use rustix::io::write;
 
-use crate::failure::{Doing, Result};
+use crate::failure::{Doing, Result, failure, invalid};
+
+/// Of CreateContainer, whose limits the plan has.
+const FIELD: &str = "config.linux.resources";
 
 /// A container's cgroup, and the host's hierarchies.
 #[derive(Debug)]
@@ -42,7 +45,13 @@ impl Group {
 
     /// Makes the rest, and sets the limits.
     pub(super) fn complete(&mut self, plan: &shim::Cgroup) -> Result<()> {
-        self.tasks = self.set_up(plan).doing("make cgroup", &plan.path)?;
+        self.cgroup().create_v1().doing("make cgroup", &plan.path)?;
+        if let Some(limits) = &plan.resources {
+            let applied = self.cgroup().apply(&resources(limits));
+            applied.map_err(|error| refused(&error))?;
+        }
+        let tasks = self.cgroup().open_tasks();
+        self.tasks = tasks.doing("open cgroup", &plan.path)?;
         let limits = plan.resources.as_ref().map(resources);
         self.warnings = self.missing(&limits.unwrap_or_default());
         Ok(())
@@ -58,15 +67,6 @@ impl Group {
         };
         let sizes = self.cgroup().unlimited_hugepages(&wanted);
         sizes.into_iter().map(warning).collect()
-    }
-
-    fn set_up(&self, plan: &shim::Cgroup) -> io::Result<Vec<OwnedFd>> {
-        let cgroup = self.cgroup();
-        cgroup.create_v1()?;
-        if let Some(limits) = &plan.resources {
-            cgroup.apply(&resources(limits))?;
-        }
-        cgroup.open_tasks()
     }
 
     pub(super) fn cgroup(&self) -> Cgroup<'_> {
@@ -103,6 +103,17 @@ impl Group {
         self.cgroup()
             .allow_devices(&rules)
             .doing("allow devices in cgroup", &self.path)
+    }
+}
+
+/// What the kernel does not take is the request's, whose field the error begins with.
+fn refused(error: &io::Error) -> shim::Failure {
+    let text = error.to_string();
+    match (error.kind(), text.split_once(": ")) {
+        (io::ErrorKind::InvalidInput, Some((field, why))) => {
+            invalid("set", format!("{FIELD}.{field}"), why)
+        }
+        _ => failure(FailureKind::FailureInternal, "set limits", "", error),
     }
 }
 

@@ -23,11 +23,18 @@ impl Setting {
         }
     }
 
+    /// # Errors
+    /// InvalidInput where the kernel does not take the value.
     pub(super) fn write(&self) -> io::Result<()> {
         write(&self.path, &self.value).map_err(|error| {
             let Self { field, path, value } = self;
             let doing = format!("{field}: write {value:?} to {}", path.display());
-            io::Error::new(error.kind(), format!("{doing}: {error}"))
+            let kind = if is_refusal(&error) {
+                io::ErrorKind::InvalidInput
+            } else {
+                error.kind()
+            };
+            io::Error::new(kind, format!("{doing}: {error}"))
         })
     }
 
@@ -53,6 +60,24 @@ impl Setting {
             ..self.clone()
         })
     }
+}
+
+/// Of a value: out of range, no such processor or node, beyond what the parent has (v1 says EACCES), or a file that no
+/// controller has (opening it would make it, which is not permitted).
+fn is_refusal(error: &io::Error) -> bool {
+    let refusals = [
+        libc::EINVAL,
+        libc::ERANGE,
+        libc::EDOM,
+        libc::ENODEV,
+        libc::ENOSPC,
+        libc::EOPNOTSUPP,
+        libc::EACCES,
+        libc::EPERM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| refusals.contains(&errno))
 }
 
 /// Writes all of `settings`, or none: after a failure the old values are there again.

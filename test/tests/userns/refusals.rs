@@ -101,6 +101,19 @@ async fn containers_have_the_users_of_their_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sysctl_that_the_kernel_lacks_is_told_by_field() {
+    let mut site = Site::new().await;
+    let mut config = with_users(pod::pod("sysctl"));
+    let sysctls = &mut config.linux.as_mut().unwrap().sysctls;
+    sysctls.insert("net.ipv4/x".into(), "1".into());
+    let (code, text) = told(&pod::run_pod(&mut site.runtime, &config).await.unwrap_err());
+    assert_eq!(code, Code::InvalidArgument, "{text}");
+    let field = "config.linux.sysctls[\"net.ipv4/x\"]: ";
+    assert!(text.starts_with(field), "{text}");
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_and_groups_may_be_mapped_differently() {
     let mut site = Site::new().await;
     let mut config = with_users(pod::pod("differ"));
