@@ -9,6 +9,7 @@ use crate::{
     apparmor::Profiles,
     cdi::Cdi,
     config::{CgroupDriver, Config},
+    limit::{Count, Gate},
     operation::{Ledger, Operations, Undo},
     selinux::Levels,
     shim::Launcher,
@@ -38,6 +39,12 @@ pub(crate) struct Context {
     pub(crate) apparmor: Profiles,
     pub(crate) selinux_levels: Arc<Levels>,
     pub(crate) tokens: Tokens,
+    /// Pulls of images.
+    pub(crate) pulls: Gate,
+    /// Making pods and containers.
+    pub(crate) creations: Gate,
+    /// Commands of ExecSync that run.
+    pub(crate) exec_syncs: Count,
     /// What an operator should know and what did not stop the start.
     pub(crate) conditions: Mutex<Vec<String>>,
 }

@@ -12,6 +12,7 @@ mod container;
 mod context;
 mod error;
 mod identity;
+mod limit;
 mod log;
 mod network;
 mod operation;

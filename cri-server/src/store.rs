@@ -7,21 +7,53 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use corten_proto::cri;
+
 use crate::{
     container::Container,
     error::{Error, Result},
+    limit::{Count, Share},
     pod::Pod,
+    spec,
 };
+
+/// Bytes of all pods in one list. Clients take answers of 16 MiB, and a list of pods' stats has containers, too.
+const MAX_PODS: usize = 8 << 20;
+/// Bytes of all containers in one list.
+const MAX_CONTAINERS: usize = 6 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     objects: RwLock<Objects>,
+    /// Bytes in lists of what is on its way.
+    coming_pods: Count,
+    coming_containers: Count,
 }
 
 #[derive(Debug, Default)]
 struct Objects {
     pods: BTreeMap<String, Arc<Pod>>,
     containers: BTreeMap<String, Arc<Container>>,
+    /// Bytes of them in lists.
+    pod_bytes: usize,
+    container_bytes: usize,
+}
+
+impl Objects {
+    fn put_pod(&mut self, pod: Arc<Pod>) {
+        self.pod_bytes += spec::listed_pod(pod.config());
+        if let Some(old) = self.pods.insert(pod.record.id.clone(), pod) {
+            self.pod_bytes -= spec::listed_pod(old.config());
+        }
+    }
+
+    fn put_container(&mut self, container: Arc<Container>) {
+        self.container_bytes += spec::listed_container(container.config());
+        let id = container.record.id.clone();
+        if let Some(old) = self.containers.insert(id, container) {
+            self.container_bytes -= spec::listed_container(old.config());
+        }
+    }
 }
 
 impl Store {
@@ -69,8 +101,43 @@ impl Store {
             .cloned()
     }
 
+    /// Room in the lists for a pod that is about to be made; to be kept until it is published. One of this name that is
+    /// there has its room, and is given again or makes way.
+    ///
+    /// # Errors
+    /// When a list of all pods would be more than clients take: then none of them would see any pod.
+    pub(crate) fn room_for_pod(&self, name: &str, config: &cri::PodSandboxConfig) -> Result<Share> {
+        let old = self.pod_named(name);
+        let old = old.map_or(0, |old| spec::listed_pod(old.config()));
+        let bytes = spec::listed_pod(config).saturating_sub(old);
+        let there = self.read().pod_bytes;
+        let share = self.coming_pods.take(bytes, there, MAX_PODS);
+        share.ok_or(Error::TooMany {
+            what: "bytes of labels and annotations that all pods may have together: remove pods, or take annotations away",
+            limit: MAX_PODS,
+        })
+    }
+
+    /// The same for a container.
+    pub(crate) fn room_for_container(
+        &self,
+        pod: &str,
+        name: &str,
+        config: &cri::ContainerConfig,
+    ) -> Result<Share> {
+        let old = self.container_named(pod, name);
+        let old = old.map_or(0, |old| spec::listed_container(old.config()));
+        let bytes = spec::listed_container(config).saturating_sub(old);
+        let there = self.read().container_bytes;
+        let share = self.coming_containers.take(bytes, there, MAX_CONTAINERS);
+        share.ok_or(Error::TooMany {
+            what: "bytes of labels and annotations that all containers may have together: remove containers, or take annotations away",
+            limit: MAX_CONTAINERS,
+        })
+    }
+
     pub(crate) fn publish_pod(&self, pod: Arc<Pod>) {
-        self.write().pods.insert(pod.record.id.clone(), pod);
+        self.write().put_pod(pod);
     }
 
     /// Publishes `container` unless its pod was stopped or removed meanwhile.
@@ -80,25 +147,27 @@ impl Store {
             Some(pod) => pod.check_ready()?,
             None => return Err(Error::not_found("pod sandbox", &container.record.pod_id)),
         }
-        objects
-            .containers
-            .insert(container.record.id.clone(), container);
+        objects.put_container(container);
         Ok(())
     }
 
     /// Puts back what an earlier daemon had published.
     pub(crate) fn restore_container(&self, container: Arc<Container>) {
-        self.write()
-            .containers
-            .insert(container.record.id.clone(), container);
+        self.write().put_container(container);
     }
 
     pub(crate) fn remove_pod(&self, id: &str) {
-        self.write().pods.remove(id);
+        let mut objects = self.write();
+        if let Some(pod) = objects.pods.remove(id) {
+            objects.pod_bytes -= spec::listed_pod(pod.config());
+        }
     }
 
     pub(crate) fn remove_container(&self, id: &str) {
-        self.write().containers.remove(id);
+        let mut objects = self.write();
+        if let Some(container) = objects.containers.remove(id) {
+            objects.container_bytes -= spec::listed_container(container.config());
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Objects> {

@@ -3,6 +3,13 @@
 use std::{fmt::Display, io};
 
 use corten_proto::shim::{Failure, FailureKind, Mount};
+use nix::libc;
+
+/// Of EAGAIN from clone(2).
+const NO_PROCESSES: &str =
+    "a limit of processes is reached: the container's own (pids), its pod's or the host's";
+/// Of EMFILE and ENFILE.
+const NO_DESCRIPTORS: &str = "the container's shim or the host has no descriptor left";
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -37,10 +44,11 @@ pub(crate) fn failure(
         operation: operation.to_owned(),
         subject: subject.to_string(),
         errno,
-        hint: if errno == 0 {
-            error.to_string()
-        } else {
-            String::new()
+        hint: match errno {
+            0 => error.to_string(),
+            libc::EAGAIN if operation.starts_with("clone") => NO_PROCESSES.to_owned(),
+            libc::EMFILE | libc::ENFILE => NO_DESCRIPTORS.to_owned(),
+            _ => String::new(),
         },
         field: String::new(),
     }

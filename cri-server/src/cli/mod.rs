@@ -11,7 +11,10 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 use corten_sys::process;
-use rustix::{fs::Mode, process::umask};
+use rustix::{
+    fs::Mode,
+    process::{Resource, getrlimit, setrlimit, umask},
+};
 
 use crate::{
     config::{self, Config, Flags},
@@ -21,6 +24,9 @@ use crate::{
 
 /// Bad usage or configuration (sysexits.h, EX_USAGE).
 const USAGE: u8 = 64;
+
+/// Threads for work that blocks; what does not find one waits for its turn.
+const BLOCKING_THREADS: usize = 512;
 
 /// A Kubernetes container runtime
 #[derive(Debug, Parser)]
@@ -110,6 +116,7 @@ fn serve_command(path: Option<&Path>, flags: &Flags) -> ExitCode {
     if let Err(error) = process::keep_descriptors_from_programs() {
         return fail(&error, 1);
     }
+    raise_descriptor_limit();
     // What containers and plugins need is readable, and what is the daemon's own says so itself.
     umask(Mode::from_raw_mode(0o022));
     let config = match Config::load(path, flags) {
@@ -118,6 +125,7 @@ fn serve_command(path: Option<&Path>, flags: &Flags) -> ExitCode {
     };
     log::init(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
     {
@@ -134,6 +142,14 @@ fn serve_command(path: Option<&Path>, flags: &Flags) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Each shim, session and pull takes some, and the soft limit is 1024 for the sake of programs that call select(2).
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What is allowed is enough for fewer pods.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn print(text: &str) -> ExitCode {

@@ -8,6 +8,8 @@ use super::{Error, invalid, within};
 
 /// Seconds.
 const DAY: u64 = 24 * 60 * 60;
+/// More than there are descriptors for.
+const MOST: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -27,6 +29,11 @@ pub(crate) struct Container {
     pub(crate) selinux: bool,
     /// Seconds.
     pub(super) exec_drain_timeout: u64,
+    /// Commands and attached clients of one container.
+    pub(crate) max_sessions: usize,
+    /// Of all containers.
+    pub(crate) max_exec_syncs: usize,
+    pub(crate) max_concurrent_creations: usize,
 }
 
 impl Container {
@@ -47,6 +54,16 @@ impl Container {
         }
         let drain = self.exec_drain_timeout;
         within("container.exec_drain_timeout", drain, 0..=DAY, "s")?;
+        for (key, value) in [
+            ("container.max_sessions", self.max_sessions),
+            ("container.max_exec_syncs", self.max_exec_syncs),
+            (
+                "container.max_concurrent_creations",
+                self.max_concurrent_creations,
+            ),
+        ] {
+            within(key, value, 1..=MOST, "at once")?;
+        }
         if self.nofile_soft > self.nofile_hard {
             return Err(invalid(
                 "container.nofile_soft",
@@ -81,6 +98,9 @@ impl Default for Container {
             absent_mount_sources_to_reject: Vec::new(),
             selinux: true,
             exec_drain_timeout: 2,
+            max_sessions: 500,
+            max_exec_syncs: 2000,
+            max_concurrent_creations: 500,
         }
     }
 }

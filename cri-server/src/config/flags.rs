@@ -76,6 +76,9 @@ struct LimitFlags {
     /// Layers of one image that are fetched at once
     #[arg(long, value_name = "N")]
     max_concurrent_downloads: Option<usize>,
+    /// Images that are pulled at once
+    #[arg(long, value_name = "N")]
+    max_concurrent_pulls: Option<usize>,
     /// Seconds without a byte after which a pull fails
     #[arg(long, value_name = "SECONDS")]
     pull_progress_timeout: Option<u64>,
@@ -117,6 +120,15 @@ struct LimitFlags {
     /// Seconds that a command's output is waited for once it has ended itself
     #[arg(long, value_name = "SECONDS")]
     exec_drain_timeout: Option<u64>,
+    /// Commands and attached clients of one container at once
+    #[arg(long, value_name = "N")]
+    max_container_sessions: Option<usize>,
+    /// Commands of ExecSync in all containers at once
+    #[arg(long, value_name = "N")]
+    max_exec_syncs: Option<usize>,
+    /// Pods and containers that are made at once
+    #[arg(long, value_name = "N")]
+    max_concurrent_creations: Option<usize>,
 }
 
 impl Flags {
@@ -164,6 +176,10 @@ impl LimitFlags {
             &self.max_concurrent_downloads,
         );
         set(
+            &mut config.image.max_concurrent_pulls,
+            &self.max_concurrent_pulls,
+        );
+        set(
             &mut config.image.pull_progress_timeout,
             &self.pull_progress_timeout,
         );
@@ -193,6 +209,13 @@ impl LimitFlags {
         set(
             &mut config.container.exec_drain_timeout,
             &self.exec_drain_timeout,
+        );
+        let container = &mut config.container;
+        set(&mut container.max_sessions, &self.max_container_sessions);
+        set(&mut container.max_exec_syncs, &self.max_exec_syncs);
+        set(
+            &mut container.max_concurrent_creations,
+            &self.max_concurrent_creations,
         );
     }
 }

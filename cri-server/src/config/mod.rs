@@ -63,6 +63,7 @@ pub(crate) struct Cni {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Image {
     pub(crate) max_concurrent_downloads: usize,
+    pub(crate) max_concurrent_pulls: usize,
     /// Seconds.
     pub(crate) pull_progress_timeout: u64,
     /// Seconds.
@@ -112,6 +113,12 @@ impl Image {
             downloads,
             1..=64,
             "downloads",
+        )?;
+        within(
+            "image.max_concurrent_pulls",
+            self.max_concurrent_pulls,
+            1..=10_000,
+            "pulls",
         )?;
         for rule in &self.policy {
             let of = |reason| Err(invalid("image.policy", &rule.scope, reason));
@@ -361,6 +368,7 @@ impl Default for Image {
     fn default() -> Self {
         Self {
             max_concurrent_downloads: 3,
+            max_concurrent_pulls: 100,
             pull_progress_timeout: 300,
             pull_resume_window: 900,
             keep_blobs: false,

@@ -32,6 +32,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     context::Context,
     error::{Error, Result},
+    limit::{Count, Share},
     record_file, shim,
     stats::{CpuSamples, Layer},
 };
@@ -67,6 +68,8 @@ pub(crate) struct Container {
     saving: Mutex<()>,
     /// `None` once the shim has ended.
     shim: Mutex<Option<Arc<shim::Client>>>,
+    /// Commands that run in it, and clients that are attached to it.
+    sessions: Count,
     /// For the next figure of its CPU use.
     pub(crate) cpu_samples: CpuSamples,
     /// The size of what it has written.
@@ -97,6 +100,7 @@ impl Container {
             limits: Mutex::new(limits),
             saving: Mutex::default(),
             shim: Mutex::new(None),
+            sessions: Count::default(),
             cpu_samples: CpuSamples::default(),
             layer: Layer::default(),
             _layers: layers,
@@ -111,6 +115,13 @@ impl Container {
             .config
             .as_ref()
             .unwrap_or_else(|| NONE.get_or_init(Default::default))
+    }
+
+    /// Counts a command or an attached client until the result is dropped.
+    pub(crate) fn begin_session(&self, limit: usize) -> Result<Share> {
+        let what =
+            "commands and attached clients in this container at once: see container.max_sessions";
+        self.sessions.one(limit, what)
     }
 
     /// Whether its root or one of its volumes is of this image.

@@ -36,8 +36,11 @@ pub(super) async fn handle(
     );
     let id = cx
         .operations
-        .run(key, hash, move || {
-            create::create(work_cx, pod, config, hash)
+        .run(key, hash, move || async move {
+            let (store, pod_id) = (&work_cx.store, &pod.record.id);
+            let _room = store.room_for_container(pod_id, &name, &config)?;
+            let _turn = work_cx.creations.enter().await?;
+            create::create(Arc::clone(&work_cx), pod, config, hash).await
         })
         .await?;
     Ok(cri::CreateContainerResponse { container_id: id })

@@ -9,7 +9,7 @@ use corten_proto::cri;
 use crate::{
     context::Context,
     error::{Error, Result},
-    streaming,
+    spec, streaming,
 };
 
 pub(super) async fn handle(
@@ -19,6 +19,7 @@ pub(super) async fn handle(
     if request.cmd.is_empty() {
         return Err(Error::invalid("cmd", "is empty"));
     }
+    spec::check_command(&request.cmd)?;
     streaming::Wanted::from(&request).check()?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();

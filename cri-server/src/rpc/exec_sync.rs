@@ -24,6 +24,7 @@ use crate::{
     context::Context,
     error::{Error, Result},
     shim::{self, Command, End, ExecIo, Printed},
+    spec,
 };
 
 /// Both streams together, so that the answer fits into the 16 MiB that clients take.
@@ -36,9 +37,16 @@ pub(super) async fn handle(
     if request.cmd.is_empty() {
         return Err(Error::invalid("cmd", "is empty"));
     }
+    spec::check_command(&request.cmd)?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
     container.running_shim()?;
+    let limits = &cx.config.container;
+    let _session = container.begin_session(limits.max_sessions)?;
+    let _command = cx.exec_syncs.one(
+        limits.max_exec_syncs,
+        "commands in all containers at once: see container.max_exec_syncs",
+    )?;
 
     let (ended, end) = watch::channel(None);
     let (stdout, out) = stream(&end)?;

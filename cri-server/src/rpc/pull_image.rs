@@ -29,7 +29,9 @@ pub(crate) async fn handle(
         format!("pull {reference}"),
         request.auth.map(auth),
     );
+    let work_cx = Arc::clone(cx);
     let work = move || async move {
+        let _turn = work_cx.pulls.enter().await?;
         match images.pull(&reference, auth).await {
             Ok(image) => {
                 tracing::info!(

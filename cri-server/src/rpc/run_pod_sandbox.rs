@@ -23,8 +23,13 @@ pub(super) async fn handle(
     let work_cx = Arc::clone(cx);
     let id = cx
         .operations
-        .run(format!("pod {name}"), hash, move || {
-            run::run(work_cx, request, hash)
+        .run(format!("pod {name}"), hash, move || async move {
+            let config = request.config.as_ref();
+            let store = &work_cx.store;
+            let room = config.map(|config| store.room_for_pod(&name, config));
+            let _room = room.transpose()?;
+            let _turn = work_cx.creations.enter().await?;
+            run::run(Arc::clone(&work_cx), request, hash).await
         })
         .await?;
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id })

@@ -14,7 +14,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tonic::service::Routes;
 
@@ -22,6 +22,9 @@ use super::authority::Stream;
 
 /// How long calls in flight may take to end: an exec may run for ever, and its client asks again.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Until a further client is accepted after one that could not be, which stays where it is meanwhile.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Serves until `ended` is ready, then lets the calls in flight end.
 pub(super) async fn serve(listener: UnixListener, routes: Routes, ended: impl Future<Output = ()>) {
@@ -38,7 +41,10 @@ pub(super) async fn serve(listener: UnixListener, routes: Routes, ended: impl Fu
                     connections.spawn(connection(stream, routes.clone(), draining.clone()));
                 }
                 // Out of descriptors, for one: the next client may have more luck.
-                Err(error) => tracing::warn!(%error, "a client could not be accepted"),
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not be accepted");
+                    sleep(AGAIN).await;
+                }
             },
         }
     }

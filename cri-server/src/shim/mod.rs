@@ -15,6 +15,7 @@ pub(crate) use client::{Client, Command, ExecIo};
 use corten_proto::shim::{Failure, FailureKind};
 pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;
+use nix::errno::Errno;
 pub(crate) use printed::{End, Printed};
 pub(crate) use process::{kill, kill_init};
 use tonic::Code;
@@ -47,6 +48,7 @@ impl Error {
                 FailureKind::FailureExec => Code::Unknown,
                 // As the kubelet wants it.
                 FailureKind::FailureImageVolume => Code::Unknown,
+                FailureKind::FailureInternal if is_exhausted(failure) => Code::ResourceExhausted,
                 FailureKind::FailureInternal => Code::Internal,
             },
             Self::Silent { .. } => Code::DeadlineExceeded,
@@ -72,6 +74,14 @@ impl Error {
             Self::Refused(failure) => Some(failure.as_ref()),
             _ => None,
         }
+    }
+}
+
+/// Whether there were no more processes or descriptors to be had. Other calls than clone(2) give EAGAIN for other reasons.
+fn is_exhausted(failure: &Failure) -> bool {
+    match Errno::from_raw(failure.errno) {
+        Errno::EAGAIN => failure.operation.starts_with("clone"),
+        errno => matches!(errno, Errno::EMFILE | Errno::ENFILE),
     }
 }
 

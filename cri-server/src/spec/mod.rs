@@ -25,6 +25,7 @@ mod seccomp;
 mod security_profile;
 mod selinux;
 mod signal;
+mod size;
 mod sysctl;
 mod update;
 mod user;
@@ -55,6 +56,7 @@ pub(crate) use selinux::{
     pod_level as pod_selinux_level, pod_process_label, shared_file_label,
 };
 pub(crate) use signal::{cri_signal, stop_signal};
+pub(crate) use size::{check_command, listed_container, listed_pod};
 pub(crate) use sysctl::{field as sysctl_field, sysctls};
 pub(crate) use update::{limits, pod_limits, update};
 pub(crate) use user_namespace::{field as user_namespace_field, of_pod as user_namespace, owner};

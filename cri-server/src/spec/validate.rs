@@ -5,7 +5,8 @@ use std::{collections::HashSet, net::IpAddr};
 use corten_proto::cri;
 
 use super::{
-    Invalid, Security, classes, dns, log_path, mounts, namespaces, path, sysctl, user_namespace,
+    Invalid, Security, classes, dns, log_path, mounts, namespaces, path, size, sysctl,
+    user_namespace,
 };
 
 /// Checks a pod sandbox's config as a whole.
@@ -29,6 +30,7 @@ pub(crate) fn validate_pod(config: &cri::PodSandboxConfig) -> Result<(), Invalid
     if config.windows.is_some() {
         return Err(Invalid::new("config.windows", "this is Linux"));
     }
+    size::pod(config)?;
     pod_namespaces(&namespaces::of_pod(config))?;
     user_namespace::of_pod(config)?;
     dns::validate_hostname(config)?;
@@ -57,6 +59,7 @@ pub(crate) fn validate_container(
     if config.windows.is_some() {
         return Err(Invalid::new("config.windows", "this is Linux"));
     }
+    size::container(config)?;
     classes::check(config, pod)?;
     let security = Security::of(config);
     if security.privileged() && !pod_privileged(pod) {

@@ -40,6 +40,7 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: 
 async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Result<()> {
     let container = cx.store.container(&request.container_id)?;
     container.running_shim()?;
+    let _session = container.begin_session(cx.config.container.max_sessions)?;
     let mut tasks = JoinSet::new();
     let (ended, end) = watch::channel(None);
     let mut wanted = Attach::default();

@@ -27,6 +27,7 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::ExecRequest, client: Cl
 async fn command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Result<i32> {
     let container = cx.store.container(&request.container_id)?;
     container.running_shim()?;
+    let _session = container.begin_session(cx.config.container.max_sessions)?;
     let mut tasks = JoinSet::new();
     let (ended, end) = watch::channel(None);
     let connected = match request.tty {

@@ -14,15 +14,18 @@ mod words;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     os::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
     path::PathBuf,
+    time::Duration,
 };
 
 use corten_proto::shim::{Reply, reply::Result as Answer};
+use nix::libc;
 use rustix::net::sockopt::socket_peercred;
 
 use self::{children::Ends, deadline::Deadline, execs::Exec, stage::Stage};
@@ -41,6 +44,9 @@ const BURST: u32 = 16;
 /// A daemon has one, and one more for each exec.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Pause after a connection could not be taken.
+const REST: Duration = Duration::from_millis(100);
+
 /// A request whose answer is still to come.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
@@ -54,6 +60,8 @@ pub(crate) struct Supervisor {
     /// Ends of children.
     ends: Ends,
     listener: UnixListener,
+    /// Given up to refuse a connection where there is no descriptor left.
+    spare: Option<OwnedFd>,
     connections: BTreeMap<u64, Connection>,
     /// Number of the next connection or exec.
     next: u64,
@@ -86,6 +94,7 @@ impl Supervisor {
             events,
             ends,
             listener,
+            spare: spare(),
             connections: BTreeMap::new(),
             next: 1,
             stage: Stage::Empty,
@@ -137,7 +146,21 @@ impl Supervisor {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return note(format_args!("a connection was lost: {error}")),
+                Err(error) if is_out_of_descriptors(&error) && self.spare.is_some() => {
+                    // It would be waited for without an end: its client hears that it is not served.
+                    self.spare = None;
+                    let _ = self.listener.accept();
+                    note(format_args!("a connection was refused: {error}"));
+                    self.spare = spare();
+                    continue;
+                }
+                Err(error) => {
+                    note(format_args!("a connection was lost: {error}"));
+                    // The connection may still be there: not a circle without a rest.
+                    std::thread::sleep(REST);
+                    self.spare = self.spare.take().or_else(spare);
+                    return;
+                }
             };
             let number = self.next;
             self.next += 1;
@@ -229,6 +252,14 @@ impl Supervisor {
             output.read(stream, &self.events);
         }
     }
+}
+
+fn spare() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 fn kill(container: &mut Executor) {
