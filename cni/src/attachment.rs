@@ -1,6 +1,6 @@
 //! What is attached, and what came of it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,46 @@ pub struct Attachment {
     pub pod_namespace: String,
     pub pod_uid: String,
     pub port_mappings: Vec<PortMapping>,
+    /// Kept with the attachment as far as a plugin asks for it: DEL has what ADD had.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+}
+
+/// Further values for plugins that ask for them, each under the name and in the form of its capability (CNI conventions,
+/// "Well-known Capabilities"; the annotations as containerd and CRI-O give them). The CRI has none for `ips`, `mac`,
+/// `infinibandGUID`, `deviceID` and `aliases`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Capabilities {
+    #[serde(
+        rename = "io.kubernetes.cri.pod-annotations",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pod_annotations: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// Parent of the cgroups of the pod's containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_path: Option<String>,
+}
+
+/// Limits of the pod's interface: bits a second, and bits; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bandwidth {
+    pub ingress_rate: u64,
+    pub ingress_burst: u64,
+    pub egress_rate: u64,
+    pub egress_burst: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -116,16 +156,6 @@ impl Attachment {
     }
 }
 
-/// The addresses of a result, of every version: "10.1.2.3/24".
-pub(crate) fn ips(result: &Value) -> Vec<IpAddr> {
-    let entries = result["ips"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let address = |entry: &Value| entry["address"].as_str()?.split('/').next()?.parse().ok();
-    entries.iter().filter_map(address).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,23 +169,11 @@ mod tests {
             pod_namespace: String::new(),
             pod_uid: String::new(),
             port_mappings: Vec::new(),
+            capabilities: Capabilities::default(),
         };
         pod("0a_.-", "a-pod").check().unwrap();
         for (id, name) in [("", ""), ("../a", ""), (".a", ""), ("a", "pod;IP=10.0.0.1")] {
             assert!(pod(id, name).check().is_err(), "{id} {name}");
         }
-    }
-
-    #[test]
-    fn addresses_of_all_versions_are_found() {
-        let old = json!({ "ips": [{ "version": "4", "address": "10.0.0.2/16" }, { "address": "fd00::2/64" }] });
-        assert_eq!(
-            ips(&old),
-            [
-                "10.0.0.2".parse::<IpAddr>().unwrap(),
-                "fd00::2".parse().unwrap()
-            ]
-        );
-        assert!(ips(&json!({})).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! What each pod was attached with, so that it can be detached when the configuration has changed since.
 //!
 //! ```text
-//! <cache_dir>/<container id>.json      from before the first plugin runs, and again with the result
+//! <cache_dir>/<container id>.json      from before the first plugin runs, again with the result, and where a DEL has failed
 //! <cache_dir>/<container id>.leaving   the plugins have detached it; its link and addresses are on their way back
 //! ```
 
@@ -40,6 +40,19 @@ pub(crate) struct Entry {
     pub(crate) pod_cidrs: Vec<String>,
     /// Null until the attachment was made.
     pub(crate) result: Value,
+    #[serde(default)]
+    pub(crate) progress: Progress,
+}
+
+/// How far a DEL has come that has not succeeded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(crate) enum Progress {
+    #[default]
+    Attached,
+    /// The pod is to be found in nf_tables no more, or is about to be taken out: a table that is made anew is without it.
+    Leaving,
+    /// The built-in plugins are done. Addresses, and what leads to them, may be another pod's.
+    Released,
 }
 
 impl Cache {
@@ -61,6 +74,11 @@ impl Cache {
         private::write(&aside, bytes)
             .and_then(|()| fs::rename(&aside, &path))
             .doing(|| format!("write {}", path.display()))
+    }
+
+    /// Where it is written what the pod was attached with.
+    pub(crate) fn file(&self, id: &str) -> String {
+        self.path(id, ATTACHED).display().to_string()
     }
 
     /// What the pod was attached with, if it is known.
@@ -93,10 +111,13 @@ impl Cache {
         remove(&self.path(id, LEAVING))
     }
 
-    /// Everybody who was attached; who cannot be read is left out.
+    /// Every pod that is attached, but for those whose file cannot be read, and those whose DEL has begun.
     pub(crate) fn attached(&self) -> Vec<Entry> {
         let entries = self.files(ATTACHED).into_iter();
-        entries.filter_map(|path| read(&path).ok()?).collect()
+        entries
+            .filter_map(|path| read(&path).ok()?)
+            .filter(|entry| entry.progress == Progress::Attached)
+            .collect()
     }
 
     /// Everybody who was leaving when the last daemon ended.

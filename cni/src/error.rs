@@ -16,6 +16,25 @@ pub enum Error {
         file: String,
         dirs: String,
     },
+    /// At DEL, which has to be repeated.
+    #[error(
+        "plugin {plugin:?} is not in {dirs}, and has to detach the pod from network {network}: install it again (or remove {kept}, \
+         and what the plugin has made for the pod)"
+    )]
+    GonePlugin {
+        plugin: String,
+        network: String,
+        dirs: String,
+        kept: String,
+    },
+    #[error("network {network} of {file} has given the pod's {interface} no address: {result}")]
+    NoAddress {
+        network: String,
+        file: String,
+        interface: &'static str,
+        /// What the last plugin with a result has printed.
+        result: String,
+    },
     /// In the plugin's own words.
     #[error("plugin {plugin:?} failed to {command}: {words}")]
     Plugin {

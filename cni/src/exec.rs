@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
     runtime::Handle,
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -29,6 +29,9 @@ const MAX_RESULT: usize = 1 << 20;
 /// What is quoted of a plugin's complaints.
 const MAX_WORDS: usize = 4 << 10;
 const CHUNK: usize = 16 << 10;
+/// As the reference library's.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One run of a plugin.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub(crate) struct Run<'a> {
 
 /// What came of it.
 struct Ended {
-    is_success: bool,
+    status: ExitStatus,
     output: Vec<u8>,
     /// What it has complained of.
     words: Vec<u8>,
@@ -57,12 +60,21 @@ pub(crate) fn find(plugin: &str, bin_dirs: &[PathBuf]) -> Option<PathBuf> {
 }
 
 impl Run<'_> {
-    /// Runs the program and returns what it prints, null where it prints nothing. Blocks; of a runtime's threads, those may
+    /// Runs the program and returns its result, null where it prints none. Blocks; of a runtime's threads, those may
     /// call it that may block.
     pub(crate) fn run(&self, program: &Path) -> Result<Value> {
         let ended = Handle::current().block_on(self.end(program))?;
-        if !ended.is_success {
+        if !ended.status.success() {
             return Err(self.failed(&ended));
+        }
+        if !ended.words.is_empty() {
+            let (plugin, command) = (self.plugin, self.command);
+            let words = String::from_utf8_lossy(&ended.words);
+            tracing::debug!(plugin, command, %words, "a plugin has succeeded and complains");
+        }
+        // No other command has a result (CNI spec 1.1, section 2), and some plugins print whatever they like.
+        if self.command != "ADD" {
+            return Ok(Value::Null);
         }
         if ended.output.len() > MAX_RESULT {
             return Err(self.refuse(format!("its result is larger than {MAX_RESULT} bytes")));
@@ -79,7 +91,7 @@ impl Run<'_> {
 
     async fn end(&self, program: &Path) -> Result<Ended> {
         let doing = || format!("run plugin {}", program.display());
-        let mut child = self.command(program).spawn().doing(doing)?;
+        let mut child = self.spawn(program).await.doing(doing)?;
         let group = child.id().and_then(|pid| i32::try_from(pid).ok());
         if let Ok(ended) = timeout(self.limit, self.talk(&mut child)).await {
             return ended.doing(doing);
@@ -95,6 +107,22 @@ impl Run<'_> {
             command,
             limit,
         })
+    }
+
+    /// A program that is being installed is waited for: the kernel refuses it with ETXTBSY while it is open for writing.
+    async fn spawn(&self, program: &Path) -> io::Result<Child> {
+        let end = Instant::now() + BUSY_PATIENCE.min(self.limit);
+        loop {
+            match self.command(program).spawn() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ExecutableFileBusy
+                        && Instant::now() < end =>
+                {
+                    sleep(LOOK_AGAIN).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -129,7 +157,7 @@ impl Run<'_> {
         };
         let ((), output, words) = tokio::join!(write, read_start(stdout), read_tail(stderr));
         Ok(Ended {
-            is_success: child.wait().await?.success(),
+            status: child.wait().await?,
             output: output?,
             words: words?,
         })
@@ -154,10 +182,12 @@ impl Run<'_> {
             .map(|part| part.trim())
             .filter(|part| !part.is_empty());
         let words = words.collect::<Vec<_>>().join("; ");
-        self.refuse(if words.is_empty() {
-            "it does not say why".into()
-        } else {
-            words
+        let status = ended.status;
+        self.refuse(match (words.is_empty(), status.code()) {
+            (true, _) => format!("it does not say why ({status})"),
+            // It had no say in its end.
+            (false, None) => format!("{status}; {words}"),
+            (false, Some(_)) => words,
         })
     }
 

@@ -1,5 +1,5 @@
-//! Networks for pods by the container network interface (CNI spec 1.1): configurations, the plugins that are built in, others
-//! as programs, and what each pod was attached with.
+//! Networks for pods by the container network interface (CNI spec 1.1 and its predecessors): configurations, the plugins that
+//! are built in, others as programs, and what each pod was attached with.
 #![forbid(unsafe_code)]
 
 mod attachment;
@@ -13,6 +13,7 @@ mod error;
 mod exec;
 mod netlink;
 mod reaper;
+mod result;
 
 use std::{
     io,
@@ -21,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-pub use attachment::{Attached, Attachment, PortMapping, Protocol};
+pub use attachment::{Attached, Attachment, Bandwidth, Capabilities, Dns, PortMapping, Protocol};
 use builtin::Builtin;
 use cache::Cache;
 use directory::Directory;

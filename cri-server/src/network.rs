@@ -1,9 +1,10 @@
 //! A pod's network attachment, as it stands in records and as the CNI library takes it.
 
-use corten_cni::{Attachment, PortMapping, Protocol};
+use corten_cni::{Attachment, Capabilities, PortMapping, Protocol};
 use corten_proto::{cri, record::Network};
 
-/// The attachment that `network` records. Port mappings without a host port ask for nothing.
+/// The attachment that `network` records. Port mappings without a host port ask for nothing. What plugins were given beyond,
+/// the library keeps.
 pub(crate) fn attachment(network: &Network) -> Attachment {
     Attachment {
         container_id: network.container_id.clone(),
@@ -16,6 +17,7 @@ pub(crate) fn attachment(network: &Network) -> Attachment {
             .iter()
             .filter_map(port_mapping)
             .collect(),
+        capabilities: Capabilities::default(),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod image;
 pub mod leftovers;
 pub mod log;
 pub mod node;
+pub mod plugins;
 pub mod pod;
 pub mod registry;
 pub mod streams;

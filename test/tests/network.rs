@@ -1,37 +1,27 @@
 //! Pods on networks: reached, translated, and undone when a plugin fails.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::fs;
 
 use corten_proto::cri::{self, Protocol};
-use corten_test::{image, leftovers::Leftovers, node::Node, pod, wait::until};
+use corten_test::{image, leftovers::Leftovers, node::Node, plugins, pod, wait::until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 const HTTPD: &str = "mkdir -p /www && hostname > /www/index.html && exec httpd -f -p 80 -h /www";
 
 fn write_conflist(node: &Node, plugins: &serde_json::Value) {
-    let list = json!({ "cniVersion": "1.0.0", "name": "test", "plugins": plugins });
-    fs::write(node.dir().join("net.d/10-test.conflist"), list.to_string()).unwrap();
+    plugins::write_list(node, plugins).unwrap();
 }
 
 /// A program of the test in the daemon's --cni-bin-dir.
 fn write_plugin(node: &Node, name: &str, script: &str) {
-    let dir = node.dir().join("plugins");
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    plugins::install(node, name, script).unwrap();
 }
 
 /// A node whose daemon looks for plugins in the test's own directory, too.
 async fn node_with_plugins(options: &[&str]) -> Node {
-    let mut node = Node::without_daemon(options).await.unwrap();
-    let own: PathBuf = node.dir().join("plugins");
-    for dir in [own.display().to_string(), "/usr/lib/cni".into()] {
-        node.add_options(["--cni-bin-dir".to_owned(), dir]);
-    }
-    node
+    plugins::node(options).await.unwrap()
 }
 
 async fn pod_status(runtime: &mut pod::Runtime, id: &str) -> cri::PodSandboxStatus {

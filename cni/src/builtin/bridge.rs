@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Builtin, Call, has_only,
-    host_local::{self, Given, Pool, parse_network},
+    host_local::{self, Given, Pool},
     is_nftables,
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     error::{Doing, Error, Result},
     netlink::{Address, Link, Links, Mac, Route, Veth, nft},
     reaper::Leaving,
+    result::{addresses, ips},
 };
 
 const KNOWN: [&str; 13] = [
@@ -269,7 +270,7 @@ fn wait_until_up(host: &mut Links, names: [&str; 2]) -> Result<()> {
     Ok(())
 }
 
-/// CNI spec 1.1, section 5, "ADD success".
+/// CNI spec 1.1, section 5, "ADD success": of version 1.0.0, whatever the configuration's is.
 fn result(
     call: &Call<'_>,
     bridge: &str,
@@ -277,18 +278,12 @@ fn result(
     routes: &[Route],
     macs: [Mac; 2],
 ) -> Value {
-    let version = call.config["cniVersion"].as_str().unwrap_or("1.0.0");
-    let old = version.starts_with("0.");
     let ips = given.iter().map(|given| {
-        let mut entry = json!({
+        json!({
             "address": format!("{}/{}", given.address.ip, given.address.prefix),
             "gateway": given.gateway,
             "interface": 2,
-        });
-        if old {
-            entry["version"] = json!(if given.gateway.is_ipv4() { "4" } else { "6" });
-        }
-        entry
+        })
     });
     let routes = routes.iter().map(|route| {
         let destination = format!("{}/{}", route.destination.ip, route.destination.prefix);
@@ -296,7 +291,7 @@ fn result(
     });
     let [bridge_mac, port_mac] = macs.map(|mac| mac.to_string());
     json!({
-        "cniVersion": version,
+        "cniVersion": "1.0.0",
         "interfaces": [
             { "name": bridge, "mac": bridge_mac },
             { "name": host_name(&call.pod.container_id), "mac": port_mac },
@@ -311,13 +306,8 @@ fn result(
 /// What the table holds of a pod with this result.
 pub(super) fn attached(call: &Call<'_>) -> nft::Pod {
     let masquerade = Config::read(call).is_ok_and(|config| config.ip_masq);
-    let ips = call.config["prevResult"]["ips"].as_array();
-    let addresses = ips
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| parse_network(entry["address"].as_str()?).ok());
     nft::Pod {
-        addresses: addresses.collect(),
+        addresses: addresses(&call.config["prevResult"]),
         masquerade,
         ports: Vec::new(),
     }
@@ -350,6 +340,6 @@ pub(super) fn leaving(builtin: &Builtin, call: &Call<'_>) -> Result<Leaving> {
     Ok(Leaving {
         id: call.pod.container_id.clone(),
         pool: Pool::new(call.config, &builtin.data_dir)?,
-        ips: crate::attachment::ips(&call.config["prevResult"]),
+        ips: ips(&call.config["prevResult"]),
     })
 }

@@ -8,7 +8,7 @@ mod portmap;
 use std::{path::PathBuf, sync::Arc};
 
 pub(crate) use bridge::host_name;
-pub(crate) use host_local::Pool;
+pub(crate) use host_local::{Pool, parse_network};
 use serde_json::{Map, Value};
 
 use crate::{

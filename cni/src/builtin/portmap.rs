@@ -6,12 +6,13 @@ use serde_json::{Map, Value};
 
 use super::{Builtin, Call, has_only, is_nftables};
 use crate::{
-    attachment::{PortMapping, Protocol, ips},
+    attachment::{PortMapping, Protocol},
     error::{Doing, Error, Result},
     netlink::{
         conntrack::forget_udp,
         nft::{Pod, Port},
     },
+    result::ips,
 };
 
 const KNOWN: [&str; 6] = [

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use corten_cni::{Attached, Attachment, Cni, Options, PortMapping};
+use corten_cni::{Attached, Attachment, Capabilities, Cni, Options, PortMapping};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -126,6 +126,7 @@ impl Host {
                 pod_namespace: "default".into(),
                 pod_uid: "uid".into(),
                 port_mappings: Vec::new(),
+                capabilities: Capabilities::default(),
             },
         }
     }

@@ -9,7 +9,9 @@
 )]
 
 mod bridge;
+mod gone;
 mod host;
 mod life;
 mod port;
 mod program;
+mod version;

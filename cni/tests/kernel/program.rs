@@ -14,10 +14,10 @@ use crate::{
     host::{Host, ip, links, on_a_host, run},
 };
 
-const RECORDING: &str =
+pub(crate) const RECORDING: &str =
     r#"printf '%s %s %s %s\n' "$CNI_COMMAND" "$CNI_NETNS" "$CNI_ARGS" "$(cat)" >> "$0.log""#;
 
-fn has_reference_plugins() -> bool {
+pub(crate) fn has_reference_plugins() -> bool {
     let there = Path::new("/usr/lib/cni/macvlan").exists();
     if !there {
         println!("SKIP: needs the reference plugins (apt install containernetworking-plugins)");

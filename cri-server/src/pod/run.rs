@@ -32,6 +32,7 @@ pub(crate) struct Plan {
     pub(crate) hostname: String,
     pub(crate) config: cri::PodSandboxConfig,
     pub(crate) sysctls: Vec<(PathBuf, String)>,
+    capabilities: corten_cni::Capabilities,
     pub(crate) resources: Vec<Resource>,
     /// See [`record::Pod::cgroup_parent`].
     cgroup_parent: String,
@@ -156,6 +157,7 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
     let state_dir = layout::pod_state(&cx.config.state, &id);
     let paths = Paths::of(cx, &id, &spec::pod_namespaces(&config));
     let sysctls = spec::sysctls(&config)?;
+    let capabilities = spec::network_capabilities(&config)?;
     let hostname = spec::hostname(&config)?;
     let ids = spec::user_namespace(&config)?;
     if let (Some(_), Err(reason)) = (&ids, &cx.host.user_namespaces) {
@@ -179,6 +181,7 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         hostname,
         config,
         sysctls,
+        capabilities,
         resources,
         cgroup_parent,
         scope,
@@ -287,7 +290,8 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
             systemd::place(&cx.undo.hierarchies, scope, pid.unsigned_abs()).await?;
         }
     }
-    if let Some(attachment) = attachment(&plan.resources) {
+    if let Some(mut attachment) = attachment(&plan.resources) {
+        attachment.capabilities = plan.capabilities.clone();
         let pod = attachment.pod_name.clone();
         let attached = cx
             .cni

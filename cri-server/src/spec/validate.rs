@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use corten_proto::cri;
 
 use super::{
-    Invalid, Security, classes, dns, log_path, mounts, namespaces, path, size, sysctl,
+    Invalid, Security, classes, dns, log_path, mounts, namespaces, network, path, size, sysctl,
     user_namespace,
 };
 
@@ -37,6 +37,7 @@ pub(crate) fn validate_pod(config: &cri::PodSandboxConfig) -> Result<(), Invalid
     dns::validate(config.dns_config.as_ref())?;
     log_path::check_directory(&config.log_directory)?;
     sysctl::sysctls(config)?;
+    network::capabilities(config)?;
     port_mappings(&config.port_mappings)
 }
 

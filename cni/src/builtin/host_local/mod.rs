@@ -155,10 +155,14 @@ impl Pool {
         Ok(())
     }
 
-    /// The addresses that the container has; see [`Self::release`].
+    /// The addresses that the container has; see [`Self::release`]. Fewer than there are sets are not all: a later plugin, or an
+    /// old version's form of the result, may have left some out.
     pub(super) fn addresses_of(&self, id: &str, known: &[IpAddr]) -> Result<Vec<IpAddr>> {
-        if !known.is_empty() && known.iter().all(|ip| self.is_owner(id, *ip)) {
-            return Ok(known.to_vec());
+        let mut known = known.to_vec();
+        known.sort();
+        known.dedup();
+        if known.len() >= self.sets.len() && known.iter().all(|ip| self.is_owner(id, *ip)) {
+            return Ok(known);
         }
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -266,6 +270,16 @@ mod tests {
         let [a, b]: [IpAddr; 2] = ["a", "b"].map(|id| reserve(&pool, id).parse().unwrap());
         assert_eq!(pool.release("a", &[b]).unwrap(), [a]);
         assert_eq!(pool.release("b", &[b]).unwrap(), [b]);
+    }
+
+    #[test]
+    fn addresses_that_the_result_leaves_out_are_freed() {
+        let ranges = json!([[{ "subnet": "10.0.0.0/29" }], [{ "subnet": "10.0.1.0/29" }]]);
+        let (dir, pool) = pool(&json!({ "type": "host-local", "ranges": ranges }));
+        let given = pool.reserve("a").unwrap();
+        let freed = pool.release("a", &[given[0].address.ip]).unwrap();
+        assert_eq!(freed.len(), 2);
+        assert!(!dir.path().join("net/10.0.1.2").exists());
     }
 
     #[test]
