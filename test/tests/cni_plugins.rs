@@ -1,10 +1,10 @@
-//! What plugins are told, and what becomes of pods whose plugins fail: networks of scripts.
+//! What plugins are told, and what becomes of pods whose plugins fail: networks of scripts, and sysctls of their interfaces.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use corten_proto::cri::{self, PodSandboxState, Protocol};
-use corten_test::{leftovers::Leftovers, node::Node, plugins, pod, wait::until};
+use corten_proto::cri::{self, NamespaceMode, PodSandboxState, Protocol};
+use corten_test::{image, leftovers::Leftovers, node::Node, plugins, pod, wait::until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -269,4 +269,124 @@ async fn a_bandwidth_that_is_no_rate_is_refused_by_name() {
         let id = pod::run_pod(&mut runtime, &config).await.unwrap();
         pod::remove_pod(&mut runtime, &id).await.unwrap();
     }
+}
+
+/// A pod with ids of its own.
+fn with_users(mut config: cri::PodSandboxConfig) -> cri::PodSandboxConfig {
+    let ids = vec![cri::IdMapping {
+        host_id: 200_000,
+        container_id: 0,
+        length: 65_536,
+    }];
+    let context = config.linux.as_mut().unwrap().security_context.as_mut();
+    let options = context.unwrap().namespace_options.as_mut();
+    options.unwrap().userns_options = Some(cri::UserNamespace {
+        mode: NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids,
+    });
+    config
+}
+
+/// Runs a pod with these sysctls and a container, and reads others in it.
+async fn sysctls(
+    runtime: &mut pod::Runtime,
+    mut config: cri::PodSandboxConfig,
+    set: &[(&str, &str)],
+    read: &[&str],
+) -> Result<Vec<String>, tonic::Status> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    config.linux.as_mut().unwrap().sysctls = set.iter().map(owned).collect();
+    let id = pod::run_pod(runtime, &config).await?;
+    let container = pod::container("sh", "sleep 1000");
+    let container = pod::run(runtime, &id, &container).await.unwrap();
+    let script = format!("cd /proc/sys; cat {}", read.join(" "));
+    let told = pod::output(runtime, &container, &script).await.unwrap();
+    pod::remove_pod(runtime, &id).await.unwrap();
+    Ok(told.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sysctls_of_interfaces_are_set_and_defaults_are_for_later_ones() {
+    let node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let unset = [
+        "net/ipv4/conf/eth0/arp_ignore",
+        "net/ipv6/conf/eth0/hop_limit",
+    ];
+    let plain = pod::pod("plain");
+    let untouched = sysctls(&mut runtime, plain, &[], &unset).await.unwrap();
+    assert_ne!(untouched, ["2", "33"]);
+    let set = [
+        ("net.ipv4.conf.eth0.rp_filter", "2"),
+        ("net.ipv4.conf.default.arp_ignore", "2"),
+        ("net.ipv6.conf.default.hop_limit", "33"),
+        // What names the interface counts, though `all` is set, too.
+        ("net.ipv4.conf.all.forwarding", "1"),
+        ("net.ipv4.conf.eth0.forwarding", "0"),
+        ("net.ipv6.conf.eth0.disable_ipv6", "1"),
+        ("net.core.somaxconn", "77"),
+        ("kernel.msgmax", "4242"),
+        ("net.ipv4.ip_unprivileged_port_start", "1000"),
+        ("net.ipv4.ping_group_range", "5 7"),
+    ];
+    let read = [
+        "net/ipv4/conf/eth0/rp_filter",
+        "net/ipv4/conf/default/arp_ignore",
+        "net/ipv6/conf/default/hop_limit",
+        "net/ipv4/conf/all/forwarding",
+        "net/ipv4/conf/eth0/forwarding",
+        "net/ipv6/conf/eth0/disable_ipv6",
+        "net/core/somaxconn",
+        "kernel/msgmax",
+        "net/ipv4/ip_unprivileged_port_start",
+        "net/ipv4/ping_group_range",
+    ];
+    let all = [&read[..], &unset[..]].concat();
+    let mut want = vec!["2", "2", "33", "1", "0", "1", "77", "4242", "1000", "5\t7"];
+    want.extend(untouched.iter().map(String::as_str));
+    for config in [pod::pod("tuned"), with_users(pod::pod("users"))] {
+        let got = sysctls(&mut runtime, config, &set, &all).await.unwrap();
+        assert_eq!(got, want);
+    }
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+/// A plugin's sysctl, and an interface with a dot in its name, which only the plugin makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn sysctls_come_after_the_plugins() {
+    let mut node = plugins::node(&[]).await.unwrap();
+    plugins::install(
+        &node,
+        "making",
+        r#"cat > /dev/null
+        [ $CNI_COMMAND = ADD ] || exit 0
+        nsenter --net=$CNI_NETNS sh -ec '
+            ip link add eth0.100 type veth peer name peer
+            echo 11 > /proc/sys/net/core/somaxconn' >&2 || exit
+        echo '{ "ips": [{ "address": "10.79.0.9/24" }] }'"#,
+    )
+    .unwrap();
+    plugins::write_list(&node, &json!([{ "type": "making" }])).unwrap();
+    node.start_daemon().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let read = ["net/core/somaxconn", "net/ipv4/conf/eth0.100/rp_filter"];
+    for name in [
+        "net.ipv4.conf.eth0/100.rp_filter",
+        "net/ipv4/conf/eth0.100/rp_filter",
+    ] {
+        let set = [(name, "2"), ("net.core.somaxconn", "99")];
+        let got = sysctls(&mut runtime, pod::pod("made"), &set, &read);
+        assert_eq!(got.await.unwrap(), ["99", "2"], "{name}");
+    }
+    // One that nothing has made is named, and the pod is undone, network and all.
+    let set = [("net.ipv4.conf.eth7.rp_filter", "2")];
+    let refused = sysctls(&mut runtime, pod::pod("lost"), &set, &read).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message().contains("eth7/rp_filter"), "{refused}");
+    Leftovers::settle(&node, &before).await.unwrap();
 }

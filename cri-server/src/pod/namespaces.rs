@@ -9,7 +9,7 @@ use std::{
 use corten_proto::shim::{Pin, Sysctl};
 use corten_sys::{ns, thread};
 use nix::{
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     unistd::sethostname,
 };
 
@@ -20,7 +20,8 @@ use crate::{
     spec,
 };
 
-/// Makes the directories of the pins and, without a user namespace, the namespaces that `plan` pins, with their sysctls.
+/// Makes the directories of the pins and, without a user namespace, the namespaces that `plan` pins, with the sysctls
+/// that do not wait for the network.
 pub(crate) fn create(plan: &Plan) -> Result<()> {
     let paths = &plan.paths;
     if let Some(dir) = paths.net.as_deref().and_then(Path::parent) {
@@ -42,7 +43,7 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let hostname = paths.uts.is_some().then_some(&plan.hostname);
-    let sysctls = &plan.sysctls;
+    let sysctls = &plan.sysctls.early;
     let make = move || {
         let flags = pins
             .iter()
@@ -57,12 +58,7 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
                 source: errno.into(),
             })?;
         }
-        for (path, value) in sysctls {
-            let path = Path::new("/proc/sys").join(path);
-            fs::write(&path, value)
-                .at(&format!("set sysctl to {value:?} in"), &path)
-                .map_err(|error| refused(plan, error))?;
-        }
+        set_sysctls(sysctls).map_err(|error| refused(plan, error))?;
         pins.iter()
             .try_for_each(|(path, _, name)| ns::pin(name, path).at("pin a namespace on", path))
     };
@@ -70,6 +66,32 @@ pub(crate) fn create(plan: &Plan) -> Result<()> {
         doing: "start a thread for a pod's namespaces".into(),
         source,
     })?
+}
+
+/// Sets the sysctls that wait for the pod's network, on a thread in its namespace: of which user namespace that one is makes no
+/// difference to these.
+pub(crate) fn set_late_sysctls(plan: &Plan) -> Result<()> {
+    let sysctls = &plan.sysctls.late;
+    let Some(pin) = plan.paths.net.as_deref().filter(|_| !sysctls.is_empty()) else {
+        return Ok(());
+    };
+    let namespace = fs::File::open(pin).at("open", pin)?;
+    let set = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).at("enter network namespace", pin)?;
+        set_sysctls(sysctls).map_err(|error| refused(plan, error))
+    };
+    thread::disposable("pod-sysctls", set).map_err(|source| Error::Io {
+        doing: "start a thread for a pod's sysctls".into(),
+        source,
+    })?
+}
+
+/// In the namespaces of the calling thread.
+fn set_sysctls(sysctls: &[(PathBuf, String)]) -> Result<()> {
+    sysctls.iter().try_for_each(|(path, value)| {
+        let path = Path::new("/proc/sys").join(path);
+        fs::write(&path, value).at(&format!("set sysctl to {value:?} in"), &path)
+    })
 }
 
 /// Makes the pod's user namespace, pinned on `user`, and in it those that `plan` pins, with their sysctls.
@@ -87,7 +109,7 @@ pub(crate) async fn create_in_user_namespace(cx: &Context, plan: &Plan, user: &P
         ipc: or_none(&plan.paths.ipc),
         uts: or_none(&plan.paths.uts),
         hostname: plan.hostname.clone(),
-        sysctls: plan.sysctls.iter().map(sysctl).collect(),
+        sysctls: plan.sysctls.early.iter().map(sysctl).collect(),
     };
     let made = cx.launcher.pin(&wanted).await;
     made.map_err(|source| {
@@ -99,7 +121,8 @@ pub(crate) async fn create_in_user_namespace(cx: &Context, plan: &Plan, user: &P
 /// A sysctl that the kernel does not have, or whose value it does not take, is the request's. The error names its file.
 fn refused(plan: &Plan, error: Error) -> Error {
     let text = error.chain();
-    let asked = plan.sysctls.iter().find_map(|(path, _)| {
+    let mut all = plan.sysctls.early.iter().chain(&plan.sysctls.late);
+    let asked = all.find_map(|(path, _)| {
         let named = format!("/proc/sys/{}: ", path.display());
         let field = spec::sysctl_field(&plan.config, path)?;
         text.contains(&named).then_some(field)

@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     pub(crate) state_dir: PathBuf,
     pub(crate) hostname: String,
     pub(crate) config: cri::PodSandboxConfig,
-    pub(crate) sysctls: Vec<(PathBuf, String)>,
+    pub(crate) sysctls: spec::Sysctls,
     capabilities: corten_cni::Capabilities,
     pub(crate) resources: Vec<Resource>,
     /// See [`record::Pod::cgroup_parent`].
@@ -302,7 +302,11 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         record.cni_result = serde_json::to_vec(&attached.result).unwrap_or_default();
     }
     let ips = record.ips.clone();
-    blocking(move || files::write_hosts(&plan, &ips)).await?;
+    blocking(move || {
+        namespaces::set_late_sysctls(&plan)?;
+        files::write_hosts(&plan, &ips)
+    })
+    .await?;
     publish(&cx, Pod::new(record))
 }
 

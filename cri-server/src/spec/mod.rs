@@ -59,7 +59,7 @@ pub(crate) use selinux::{
 };
 pub(crate) use signal::{cri_signal, stop_signal};
 pub(crate) use size::{check_command, listed_container, listed_pod};
-pub(crate) use sysctl::{field as sysctl_field, sysctls};
+pub(crate) use sysctl::{Sysctls, field as sysctl_field, sysctls};
 pub(crate) use update::{limits, pod_limits, update};
 pub(crate) use user_namespace::{field as user_namespace_field, of_pod as user_namespace, owner};
 pub(crate) use validate::{validate_container, validate_pod};

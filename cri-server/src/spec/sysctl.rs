@@ -6,15 +6,31 @@ use corten_proto::{cri, shim};
 
 use super::{Invalid, namespaces, path, user_namespace};
 
+const PING_GROUPS: &str = "net/ipv4/ping_group_range";
+
+/// Path below `/proc/sys`, and what is written there.
+type Setting = (PathBuf, String);
+
 /// What to write below `/proc/sys`, from inside the pod's namespaces.
+#[derive(Debug, Default)]
+pub(crate) struct Sysctls {
+    /// As soon as there are namespaces.
+    pub(crate) early: Vec<Setting>,
+    /// When the pod has its network: interfaces have sysctls once they are there, and `conf/default` is for those to come, not
+    /// for the network's own. Other runtimes set all then.
+    pub(crate) late: Vec<Setting>,
+}
+
+/// The pod's sysctls.
 ///
 /// Names come in both ways of sysctl(8): with dots, or with slashes, where a dot is a dot
 /// (`net/ipv4/conf/eth0.1/...`).
-pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, String)>, Invalid> {
+pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Sysctls, Invalid> {
     let modes = Modes::of(config)?;
-    let mut settings = Vec::new();
+    let users = user_namespace::of_pod(config)?;
+    let mut sysctls = Sysctls::default();
     if modes.own_network {
-        settings = unprivileged(user_namespace::of_pod(config)?.as_ref());
+        sysctls.early = unprivileged(users.as_ref());
     }
     let asked = config.linux.iter().flat_map(|linux| &linux.sysctls);
     for (name, value) in asked {
@@ -26,11 +42,31 @@ pub(crate) fn sysctls(config: &cri::PodSandboxConfig) -> Result<Vec<(PathBuf, St
         if value.len() >= 4096 {
             return Err(Invalid::new(field, "the value is longer than a page"));
         }
+        // The kernel takes the groups for those of the writer's user namespace (ping_group_range, icmp(7)).
+        let is_early = !key.starts_with("net/") || users.is_some() && key == PING_GROUPS;
         let path = PathBuf::from(key);
-        settings.retain(|(set, _)| *set != path);
+        sysctls.early.retain(|(set, _)| *set != path);
+        let settings = if is_early {
+            &mut sysctls.early
+        } else {
+            &mut sysctls.late
+        };
         settings.push((path, value.clone()));
     }
-    Ok(settings)
+    // `all` and `net.ipv4.ip_forward` change every interface: what names one comes after them.
+    sysctls
+        .late
+        .sort_by_key(|(path, _)| is_of_an_interface(path));
+    Ok(sysctls)
+}
+
+/// Whether a path such as `net/ipv4/conf/eth0/rp_filter` is of one interface.
+fn is_of_an_interface(path: &Path) -> bool {
+    let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
+    match parts.as_slice() {
+        ["net", _, "conf" | "neigh", name, _, ..] => !matches!(*name, "all" | "default"),
+        _ => false,
+    }
 }
 
 /// The field of the request that set the sysctl with this path. `None` for one of ours.
@@ -42,13 +78,13 @@ pub(crate) fn field(config: &cri::PodSandboxConfig, path: &Path) -> Option<Strin
 
 /// For a pod with a network of its own: any user may bind low ports and ping without a capability,
 /// as under containerd 2. No range may end beyond what a user namespace maps.
-fn unprivileged(user_namespace: Option<&shim::UserNamespace>) -> Vec<(PathBuf, String)> {
+fn unprivileged(user_namespace: Option<&shim::UserNamespace>) -> Vec<Setting> {
     const LAST: u32 = i32::MAX.cast_unsigned();
     let mapped = user_namespace.and_then(|ids| ids.gids.iter().map(|map| map.length - 1).max());
     let last = mapped.unwrap_or(LAST).min(LAST);
     let settings = [
         ("net/ipv4/ip_unprivileged_port_start", "0".into()),
-        ("net/ipv4/ping_group_range", format!("0 {last}")),
+        (PING_GROUPS, format!("0 {last}")),
     ];
     settings.map(|(path, value)| (path.into(), value)).into()
 }
@@ -135,6 +171,18 @@ mod tests {
     use super::*;
 
     fn planned(network: i32, ipc: i32, asked: &[(&str, &str)]) -> Result<Vec<String>, Invalid> {
+        let Sysctls { early, late } = sysctls(&config(network, ipc, asked))?;
+        Ok(told(early.iter().chain(&late)))
+    }
+
+    fn told<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> Vec<String> {
+        settings
+            .into_iter()
+            .map(|(path, value)| format!("{}={value}", path.display()))
+            .collect()
+    }
+
+    fn config(network: i32, ipc: i32, asked: &[(&str, &str)]) -> cri::PodSandboxConfig {
         let namespace_options = Some(cri::NamespaceOption {
             network,
             ipc,
@@ -153,15 +201,10 @@ mod tests {
             sysctls,
             ..Default::default()
         };
-        let config = cri::PodSandboxConfig {
+        cri::PodSandboxConfig {
             linux: Some(linux),
             ..Default::default()
-        };
-        let settings = super::sysctls(&config)?;
-        Ok(settings
-            .into_iter()
-            .map(|(path, value)| format!("{}={value}", path.display()))
-            .collect())
+        }
     }
 
     const PORTS: &str = "net/ipv4/ip_unprivileged_port_start=0";
@@ -213,6 +256,52 @@ mod tests {
             Some("config.linux.sysctls[\"net.ipv4/x\"]")
         );
         assert_eq!(field("net/ipv4/x"), None);
+    }
+
+    #[test]
+    fn the_networks_come_after_the_network_and_an_interfaces_last() {
+        let asked = [
+            ("kernel.sem", "1"),
+            ("net.core.somaxconn", "1"),
+            ("net.ipv4.conf.a0.forwarding", "1"),
+            ("net.ipv4.conf.all.forwarding", "1"),
+            ("net.ipv4.conf.default.rp_filter", "1"),
+            ("net/ipv6/neigh/eth0.1/proxy_qlen", "1"),
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv4.ping_group_range", "0 1"),
+        ];
+        let mut config = config(0, 0, &asked);
+        let Sysctls { early, late } = sysctls(&config).unwrap();
+        assert_eq!(told(&early), [PORTS, "kernel/sem=1"]);
+        let want = [
+            "net/core/somaxconn=1",
+            "net/ipv4/conf/all/forwarding=1",
+            "net/ipv4/conf/default/rp_filter=1",
+            "net/ipv4/ip_forward=1",
+            "net/ipv4/ping_group_range=0 1",
+            "net/ipv4/conf/a0/forwarding=1",
+            "net/ipv6/neigh/eth0.1/proxy_qlen=1",
+        ];
+        assert_eq!(told(&late), want);
+        // Groups of a user namespace are written inside of it.
+        let map = cri::IdMapping {
+            host_id: 100_000,
+            container_id: 0,
+            length: 65_536,
+        };
+        let context = config.linux.as_mut().unwrap();
+        let context = context.security_context.as_mut().unwrap();
+        context.namespace_options.as_mut().unwrap().userns_options = Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod.into(),
+            uids: vec![map],
+            gids: vec![map],
+        });
+        let Sysctls { early, late } = sysctls(&config).unwrap();
+        assert_eq!(
+            told(&early),
+            [PORTS, "kernel/sem=1", "net/ipv4/ping_group_range=0 1"]
+        );
+        assert_eq!(late.len(), want.len() - 1);
     }
 
     #[test]
