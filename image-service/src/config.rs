@@ -1,15 +1,13 @@
 //! An image as its users see it, and the part of its config that containers take over.
 //!
-//! The structs are our own and not oci-spec's: images in the wild carry `null` for every list and
-//! values other than `{}` in the sets, which that crate refuses.
+//! Images in the wild carry `null` for every list and values other than `{}` in the sets.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::json::{self, Object};
+use crate::platform;
 use crate::reference::{Reference, Version};
 
 /// OCI image-spec v1.1 sets no limit; real configs stay below 100 KiB.
@@ -91,74 +89,47 @@ pub(crate) struct Document {
 /// Content, if it is no image config; Unsupported, if it is for another system than Linux.
 pub(crate) fn parse(id: &Digest, bytes: &[u8]) -> Result<Document, Error> {
     let subject = || format!("image config {id}");
-    let raw: Raw =
-        serde_json::from_slice(bytes).map_err(|source| Error::content(subject(), source))?;
-    if !raw.os.is_empty() && raw.os != "linux" {
-        return Err(Error::unsupported(
-            subject(),
-            format!("the image is for {:?}, not for linux", raw.os),
-        ));
+    let broken = |fault: json::Fault| Error::content(subject(), fault);
+    let value = json::parse(bytes).map_err(broken)?;
+    let top = value.object().map_err(broken)?;
+    let os = top.text("os").map_err(broken)?;
+    if !platform::is_linux(&os) {
+        let reason = format!("the image is for {os:?}, not for linux");
+        return Err(Error::unsupported(subject(), reason));
     }
-    if raw.rootfs.diff_ids.len() > MAX_LAYERS {
+    if !top.has("rootfs") {
+        return Err(broken("it has no rootfs".to_owned()));
+    }
+    let diff_ids = top.object("rootfs", |rootfs| rootfs.texts("diff_ids"));
+    let diff_ids = diff_ids.map_err(broken)?;
+    if diff_ids.len() > MAX_LAYERS {
         let reason = format!(
             "{} layers, the kernel's overlay takes {MAX_LAYERS}",
-            raw.rootfs.diff_ids.len()
+            diff_ids.len()
         );
         return Err(Error::unsupported(subject(), reason));
     }
+    let diff_ids = diff_ids.into_iter().map(Digest::try_from);
     Ok(Document {
-        config: raw.config.unwrap_or_default().into(),
-        diff_ids: raw.rootfs.diff_ids,
-        architecture: raw.architecture,
+        config: top.object("config", ImageConfig::read).map_err(broken)?,
+        diff_ids: diff_ids.collect::<Result<_, _>>().map_err(broken)?,
+        architecture: top.text("architecture").map_err(broken)?,
     })
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    config: Option<RawConfig>,
-    rootfs: RawRootfs,
-}
-
-#[derive(Deserialize)]
-struct RawRootfs {
-    #[serde(default)]
-    diff_ids: Vec<Digest>,
-}
-
-type Set = BTreeMap<String, IgnoredAny>;
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RawConfig {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    env: Option<Vec<String>>,
-    user: Option<String>,
-    working_dir: Option<String>,
-    stop_signal: Option<String>,
-    volumes: Option<Set>,
-    labels: Option<BTreeMap<String, String>>,
-    exposed_ports: Option<Set>,
-}
-
-impl From<RawConfig> for ImageConfig {
-    fn from(raw: RawConfig) -> Self {
-        let keys = |set: Option<Set>| set.unwrap_or_default().into_keys().collect();
-        Self {
-            entrypoint: raw.entrypoint.unwrap_or_default(),
-            cmd: raw.cmd.unwrap_or_default(),
-            env: raw.env.unwrap_or_default(),
-            user: raw.user.unwrap_or_default(),
-            working_dir: raw.working_dir.unwrap_or_default(),
-            stop_signal: raw.stop_signal.unwrap_or_default(),
-            volumes: keys(raw.volumes),
-            labels: raw.labels.unwrap_or_default(),
-            exposed_ports: keys(raw.exposed_ports),
-        }
+impl ImageConfig {
+    fn read(config: &Object<'_>) -> Result<Self, json::Fault> {
+        Ok(Self {
+            entrypoint: config.texts("Entrypoint")?,
+            cmd: config.texts("Cmd")?,
+            env: config.texts("Env")?,
+            user: config.text("User")?,
+            working_dir: config.text("WorkingDir")?,
+            stop_signal: config.text("StopSignal")?,
+            volumes: config.set("Volumes")?,
+            labels: config.map("Labels")?,
+            exposed_ports: config.set("ExposedPorts")?,
+        })
     }
 }
 
@@ -184,6 +155,21 @@ mod tests {
         assert_eq!(document.config.user, "1002");
         assert!(document.config.entrypoint.is_empty());
         assert!(read(r#"{"rootfs":{"diff_ids":[]}}"#).is_ok());
+        assert!(read(r#"{"rootfs":{"diff_ids":null},"history":null,"config":null}"#).is_ok());
+        let every = r#"{"os":"Linux","rootfs":{"diff_ids":[]},"config":{"Env":null,"Cmd":null,"User":null,
+            "WorkingDir":null,"StopSignal":null,"Volumes":null,"Labels":{"a":null}}}"#;
+        assert_eq!(read(every).unwrap().config.labels["a"], "");
+    }
+
+    #[test]
+    fn keys_are_read_as_go_reads_them() {
+        let twice =
+            r#"{"rootfs":{"diff_ids":[]},"config":{"User":"1","cmd":["a"]},"CONFIG":{"user":"2"}}"#;
+        let config = read(twice).unwrap().config;
+        assert_eq!(
+            (config.user.as_str(), &config.cmd[..]),
+            ("2", &["a".to_owned()][..])
+        );
     }
 
     #[test]

@@ -1,39 +1,95 @@
-//! SHA-256 digests: of blobs, of uncompressed layers (diff ids), of stacks of layers (chain ids).
+//! Digests: of blobs, of uncompressed layers (diff ids), of stacks of layers (chain ids).
 //!
-//! Other algorithms are refused: no registry serves images by them.
+//! Rule: OCI image-spec v1.1, descriptor.md, "Registered Algorithms": SHA-256 is for all, SHA-512 may be. Others are refused.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
-/// Shape: `sha256:` and 64 lower case hex digits.
+/// Shape: `sha256:` and 64 lower case hex digits, or `sha512:` and 128.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct Digest([u8; 32]);
+pub(crate) enum Digest {
+    Sha256([u8; 32]),
+    Sha512([u8; 64]),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Algorithm {
+    Sha256,
+    Sha512,
+}
+
+impl Algorithm {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
+/// A digest that is being made.
+#[derive(Debug)]
+pub(crate) enum Hash {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hash {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Sha512(hash) => hash.update(bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hash) => Digest::Sha256(hash.finalize().into()),
+            Self::Sha512(hash) => Digest::Sha512(hash.finalize().into()),
+        }
+    }
+}
 
 impl Digest {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::from_hex(text.strip_prefix("sha256:")?)
+        match text.split_once(':')? {
+            ("sha256", hex) => Self::from_hex(hex),
+            ("sha512", hex) => bytes(hex).map(Self::Sha512),
+            _ => None,
+        }
     }
 
+    /// Of SHA-256, which people leave out.
     pub(crate) fn from_hex(hex: &str) -> Option<Self> {
-        if hex.len() != 64 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Some(Self(bytes))
+        bytes(hex).map(Self::Sha256)
     }
 
+    /// By SHA-256, as for whatever has no digest from elsewhere.
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self::by(Algorithm::Sha256, bytes)
     }
 
-    pub(crate) fn finish(hash: Sha256) -> Self {
-        Self(hash.finalize().into())
+    pub(crate) fn by(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hash = Hash::new(algorithm);
+        hash.update(bytes);
+        hash.finish()
+    }
+
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
     }
 
     /// The identity of a layer on top of those below it.
@@ -47,8 +103,28 @@ impl Digest {
     }
 
     pub(crate) fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        let bytes = match self {
+            Self::Sha256(bytes) => &bytes[..],
+            Self::Sha512(bytes) => &bytes[..],
+        };
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// Its place in an OCI layout.
+    pub(crate) fn blob_name(&self) -> String {
+        format!("blobs/{}/{}", self.algorithm().name(), self.hex())
+    }
+}
+
+fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    if hex.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(bytes)
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -61,7 +137,7 @@ fn nibble(digit: u8) -> Option<u8> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        write!(f, "{}:{}", self.algorithm().name(), self.hex())
     }
 }
 
@@ -75,7 +151,7 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{text:?} is not a sha256 digest"))
+        Self::parse(&text).ok_or_else(|| format!("{text:?} is no digest by sha256 or sha512"))
     }
 }
 
@@ -90,14 +166,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_lower_case_sha256_is_a_digest() {
+    fn only_lower_case_sha256_and_sha512_are_digests() {
         let hex = "a".repeat(64);
         assert_eq!(
             Digest::parse(&format!("sha256:{hex}")).map(|d| d.hex()),
             Some(hex.clone())
         );
+        let long = format!("sha512:{hex}{hex}");
+        assert_eq!(
+            Digest::parse(&long).map(|d| d.to_string()),
+            Some(long.clone())
+        );
+        assert_eq!(
+            Digest::by(Algorithm::Sha512, b"").hex()[..16],
+            *"cf83e1357eefb8bd"
+        );
         for bad in [
             String::new(),
+            format!("sha256:{hex}{hex}"),
+            format!("sha384:{}", "a".repeat(96)),
             hex.clone(),
             format!("sha512:{hex}"),
             format!("sha256:{}", hex.to_uppercase()),

@@ -10,9 +10,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::blocking::blocking;
-use crate::content::{Content, Partial};
+use crate::content::{Claim, Content, Feed, Partial};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::load::Archive;
 use crate::manifest::Blob;
 use crate::progress::{Meter, Phase};
@@ -33,6 +33,16 @@ impl Wanted {
         match &self.source {
             Source::Registry { blob, .. } => blob.size,
             Source::Archive(..) => 0,
+        }
+    }
+
+    /// With the name of its registry.
+    fn blob(&self) -> Option<(Blob, String)> {
+        match &self.source {
+            Source::Registry { blob, session, .. } => {
+                Some((blob.clone(), session.registry().to_owned()))
+            }
+            Source::Archive(..) => None,
         }
     }
 
@@ -89,23 +99,25 @@ impl Layers {
     pub(crate) async fn get(&self, wanted: Vec<Wanted>) -> Result<Vec<Ready>, Error> {
         let mut tasks = JoinSet::new();
         let spool = Spool::default();
+        let claims = self.claim(&wanted).await?;
         let mut below = None;
         let mut chained: Vec<_> = wanted
             .into_iter()
-            .map(|wanted| {
+            .zip(claims)
+            .map(|(wanted, claim)| {
                 let chain = Digest::chain(below.as_ref(), &wanted.diff_id);
                 below = Some(chain);
-                (chain, wanted)
+                (chain, wanted, claim)
             })
             .enumerate()
             .collect();
         // The largest first, so that none of them is alone at the end.
-        chained.sort_by_key(|(_, (_, wanted))| Reverse(wanted.size()));
-        for (index, (chain, wanted)) in chained {
+        chained.sort_by_key(|(_, (_, wanted, _))| Reverse(wanted.size()));
+        for (index, (chain, wanted, claim)) in chained {
             let layers = self.clone();
             let (meter, spool) = (wanted.meter(), spool.clone());
             tasks.spawn(async move {
-                let layer = layers.get_one(chain, wanted, &spool).await;
+                let layer = layers.get_one(chain, wanted, claim, &spool).await;
                 if let Some(meter) = meter {
                     meter.enter(Phase::Done);
                 }
@@ -133,19 +145,40 @@ impl Layers {
         Ok(gathered.take())
     }
 
-    async fn get_one(&self, chain: Digest, wanted: Wanted, spool: &Spool) -> Result<Ready, Error> {
+    /// Before the first of them is fetched, so that what another pull fetches meanwhile is shared, also where it stands
+    /// elsewhere in the chain and only its blob is the same.
+    async fn claim(&self, wanted: &[Wanted]) -> Result<Vec<Option<Arc<Claim>>>, Error> {
+        let blobs: Vec<_> = wanted.iter().map(Wanted::blob).collect();
+        let content = self.content.clone();
+        let claim = move |blob: Option<(Blob, String)>| {
+            blob.map(|(blob, registry)| content.claim(&blob, &registry))
+        };
+        blocking("claiming blobs", move || {
+            Ok(blobs.into_iter().map(claim).collect())
+        })
+        .await
+    }
+
+    async fn get_one(
+        &self,
+        chain: Digest,
+        wanted: Wanted,
+        claim: Option<Arc<Claim>>,
+        spool: &Spool,
+    ) -> Result<Ready, Error> {
         let slot = self.slot(chain);
         let mut in_hand = slot.lock().await;
         // In this order: a layer is in the store before the pull that had it in hand lets go of it.
         if let Some(staged) = in_hand.upgrade() {
+            release(claim).await?;
             return Ok(Ready::Staged(staged));
         }
         if let Some(hold) = self.store.hold_chain(&chain) {
-            self.forget_blob(chain, wanted).await?;
+            release(claim).await?;
             return Ok(Ready::Stored(hold));
         }
         if let Some(staged) = self.store.staging().take(&chain) {
-            self.forget_blob(chain, wanted).await?;
+            release(claim).await?;
             let staged = Arc::new(staged);
             *in_hand = Arc::downgrade(&staged);
             return Ok(Ready::Staged(staged));
@@ -153,18 +186,9 @@ impl Layers {
         let Ok(_permit) = self.downloads.acquire().await else {
             return Err(Error::Stopped("getting a layer"));
         };
-        let staged = Arc::new(self.fetch(chain, wanted, spool).await?);
+        let staged = Arc::new(self.fetch(chain, wanted, claim, spool).await?);
         *in_hand = Arc::downgrade(&staged);
         Ok(Ready::Staged(staged))
-    }
-
-    /// Deletes what a daemon that was killed had yet to delete.
-    async fn forget_blob(&self, chain: Digest, wanted: Wanted) -> Result<(), Error> {
-        let Source::Registry { blob, .. } = wanted.source else {
-            return Ok(());
-        };
-        let content = self.content.clone();
-        blocking("deleting a blob", move || content.forget(&chain, &blob)).await
     }
 
     /// A slot stays as long as somebody waits for it or has its layer in hand, also between fetching and recording it.
@@ -177,25 +201,36 @@ impl Layers {
         Arc::clone(slot)
     }
 
-    async fn fetch(&self, chain: Digest, wanted: Wanted, spool: &Spool) -> Result<Staged, Error> {
+    async fn fetch(
+        &self,
+        chain: Digest,
+        wanted: Wanted,
+        claim: Option<Arc<Claim>>,
+        spool: &Spool,
+    ) -> Result<Staged, Error> {
         let diff_id = wanted.diff_id;
-        match wanted.source {
-            Source::Registry {
-                session,
-                blob,
-                meter,
-            } => {
-                meter.enter(Phase::Fetching);
-                let content = self.content.clone();
-                let of = blob.clone();
-                let partial = blocking("opening a blob", move || content.partial(&chain, &of));
-                let download = Download {
+        match (wanted.source, claim) {
+            (
+                Source::Registry {
+                    session,
                     blob,
-                    partial: partial.await?,
                     meter,
+                },
+                Some(claim),
+            ) => {
+                meter.enter(Phase::Fetching);
+                spool.add(&claim);
+                let of = Arc::clone(&claim);
+                let partial = blocking("opening a blob", move || of.partial()).await?;
+                let download = Download {
+                    session,
+                    blob,
+                    partial,
+                    claim,
+                    meter,
+                    ranges: Arc::default(),
                 };
-                spool.add(&download.partial);
-                let staged = match self.download(chain, diff_id, &session, &download).await {
+                let staged = match self.download(chain, diff_id, &download).await {
                     Ok(staged) if self.keeps_blobs => keep_blob(staged, &download.partial).await,
                     other => other,
                 };
@@ -203,11 +238,12 @@ impl Layers {
                 let is_kept =
                     staged.as_ref().is_err_and(is_passing) && download.partial.present() > 0;
                 if !is_kept {
-                    spool.delete(download.partial).await?;
+                    spool.delete(download.claim).await?;
                 }
                 staged
             }
-            Source::Archive(archive, member, blob) => {
+            (Source::Registry { .. }, None) => Err(Error::Stopped("claiming a blob")),
+            (Source::Archive(archive, member, blob), _) => {
                 let store = Arc::clone(&self.store);
                 blocking("unpacking", move || {
                     let expected = Expected { blob, diff_id };
@@ -218,28 +254,39 @@ impl Layers {
         }
     }
 
-    /// Fetches and unpacks, anew from the next host where the bytes were wrong.
+    /// Fetches and unpacks, anew from the next host where the bytes were wrong, or where another pull found so.
     async fn download(
         &self,
         chain: Digest,
         diff_id: Digest,
-        session: &Arc<Session>,
         download: &Download,
     ) -> Result<Staged, Error> {
         let mut first = 0;
         loop {
+            let feed = download.partial.feed(Arc::clone(&download.meter));
             let (next, staged) = self
-                .download_once(chain, diff_id, session, download, first)
+                .download_once(chain, diff_id, download, &feed, first)
                 .await?;
-            match (staged, next) {
-                (Err(error), Some(next)) if error.kind() == ErrorKind::DigestMismatch => {
-                    tracing::warn!(%error, "wrong bytes came, trying again");
-                    let partial = Arc::clone(&download.partial);
-                    blocking("emptying a blob", move || partial.reset()).await?;
-                    first = next;
+            let error = match staged {
+                Ok(staged) => {
+                    download.partial.seal();
+                    return Ok(staged);
                 }
-                (staged, _) => return staged,
+                Err(error) => error,
+            };
+            if !feed.is_current() {
+                continue;
             }
+            let Some(next) = next.filter(|_| is_of(&error, &download.blob)) else {
+                return Err(error);
+            };
+            tracing::warn!(%error, "wrong bytes came, trying again");
+            let (partial, generation) = (Arc::clone(&download.partial), feed.generation());
+            let again = blocking("emptying a blob", move || partial.reset(generation));
+            if !again.await? {
+                return Err(error);
+            }
+            first = next;
         }
     }
 
@@ -248,8 +295,8 @@ impl Layers {
         &self,
         chain: Digest,
         diff_id: Digest,
-        session: &Arc<Session>,
         download: &Download,
+        feed: &Arc<Feed>,
         first: usize,
     ) -> Result<(Option<usize>, Result<Staged, Error>), Error> {
         let expected = Expected {
@@ -257,17 +304,26 @@ impl Layers {
             diff_id,
         };
         let store = Arc::clone(&self.store);
-        let stream = download.partial.reader();
-        let fetch = async {
-            // Also when the caller leaves: the reader waits for bytes.
-            let _close = Close(&download.partial);
-            session.blob(download, first).await
+        let stream = feed.reader();
+        // Also when the caller leaves: the reader waits for bytes.
+        let close = Close(feed);
+        let unpack = blocking("unpacking", move || stage(&store, chain, stream, &expected));
+        let mut unpack = std::pin::pin!(unpack);
+        // Another pull that fetches the blob may get all of it.
+        let turn = tokio::select! {
+            biased;
+            unpacked = &mut unpack => {
+                let next = (feed.present() > 0).then_some(first);
+                return Ok((next, unpacked));
+            }
+            turn = download.claim.turn() => turn,
         };
-        let (fetched, unpacked) = tokio::join!(
-            fetch,
-            blocking("unpacking", move || stage(&store, chain, stream, &expected)),
-        );
-        match (fetched, unpacked) {
+        let fetch = async {
+            let _close = close;
+            let _turn = turn;
+            download.session.blob(download, feed, first).await
+        };
+        match tokio::join!(fetch, unpack) {
             // The reader stopped for want of bytes: the network knows why.
             (Err(error), Err(Error::Stopped(_))) => Err(error),
             // A good layer is a good layer, and a bad one no more bytes can mend.
@@ -275,6 +331,11 @@ impl Layers {
             (Ok(next), unpacked) => Ok((next, unpacked)),
         }
     }
+}
+
+/// Whether it is the blob that is wrong, and not what the image says of its content.
+fn is_of(error: &Error, blob: &Blob) -> bool {
+    matches!(error, Error::Digest { want, .. } if *want == blob.digest.to_string())
 }
 
 /// Whether the next try may go on where this one stopped.
@@ -320,16 +381,23 @@ impl Drop for Gathered<'_> {
 
 /// The blobs that one pull has in hand. Deleting large files takes its time.
 #[derive(Debug, Clone, Default)]
-struct Spool(Arc<Mutex<Vec<Arc<Partial>>>>);
+struct Spool(Arc<Mutex<Vec<Arc<Claim>>>>);
 
 impl Spool {
-    fn add(&self, partial: &Arc<Partial>) {
-        self.lock().push(Arc::clone(partial));
+    fn add(&self, claim: &Arc<Claim>) {
+        self.lock().push(Arc::clone(claim));
     }
 
-    async fn delete(&self, partial: Arc<Partial>) -> Result<(), Error> {
-        self.lock().retain(|other| !Arc::ptr_eq(other, &partial));
-        delete(vec![partial]).await
+    async fn delete(&self, claim: Arc<Claim>) -> Result<(), Error> {
+        self.forget(&claim);
+        delete(vec![claim]).await
+    }
+
+    fn forget(&self, claim: &Arc<Claim>) {
+        let mut all = self.lock();
+        if let Some(at) = all.iter().position(|other| Arc::ptr_eq(other, claim)) {
+            all.swap_remove(at);
+        }
     }
 
     async fn empty(&self) -> Result<(), Error> {
@@ -337,7 +405,7 @@ impl Spool {
         delete(all).await
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Partial>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Claim>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -351,17 +419,25 @@ async fn keep_blob(staged: Staged, partial: &Arc<Partial>) -> Result<Staged, Err
     .await
 }
 
-async fn delete(partials: Vec<Arc<Partial>>) -> Result<(), Error> {
+/// The layer is here: what a daemon that was killed, or another pull, has of its blob need not stay for it.
+async fn release(claim: Option<Arc<Claim>>) -> Result<(), Error> {
+    match claim {
+        Some(claim) => delete(vec![claim]).await,
+        None => Ok(()),
+    }
+}
+
+async fn delete(claims: Vec<Arc<Claim>>) -> Result<(), Error> {
     blocking("deleting blobs", move || {
-        partials.iter().for_each(|partial| partial.doom());
-        drop(partials);
+        claims.iter().for_each(|claim| claim.doom());
+        drop(claims);
         Ok(())
     })
     .await
 }
 
 /// Ends the reader's waiting, however the download ends.
-struct Close<'a>(&'a Partial);
+struct Close<'a>(&'a Feed);
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {

@@ -25,6 +25,8 @@ mod reference;
 
 mod digest;
 
+mod json;
+
 mod manifest;
 
 mod platform;

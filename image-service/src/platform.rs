@@ -2,11 +2,9 @@
 //!
 //! Rule: OCI image-spec v1.1, image-index.md, "Platform Variants".
 
-use oci_spec::image::{Arch, Descriptor, Os};
-
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::manifest::{self, Blob, Document, Manifest};
+use crate::manifest::{self, Blob, Descriptor, Document, Manifest};
 
 /// Documents to read before a search is given up: indexes may nest, and may be made to be endless.
 const MAX_DOCUMENTS: usize = 16;
@@ -81,44 +79,100 @@ pub(crate) fn host() -> String {
     format!("linux/{}", host_arch())
 }
 
-pub(crate) fn host_arch() -> Arch {
+/// By the name that Go has for it, as images do.
+pub(crate) fn host_arch() -> &'static str {
     match std::env::consts::ARCH {
-        "x86_64" => Arch::Amd64,
-        "aarch64" => Arch::ARM64,
-        "arm" => Arch::ARM,
-        "powerpc64" if cfg!(target_endian = "little") => Arch::PowerPC64le,
-        "loongarch64" => Arch::LoongArch64,
-        other => Arch::from(other),
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
     }
+}
+
+/// Images that do not say what they are for are for here.
+pub(crate) fn is_linux(os: &str) -> bool {
+    os.is_empty() || os.eq_ignore_ascii_case("linux")
+}
+
+/// Whether an image that names this architecture, in whatever spelling, may run here.
+pub(crate) fn is_ours(architecture: &str) -> bool {
+    let (architecture, _) = common(architecture, "");
+    runnable().iter().any(|(ours, _)| *ours == architecture)
 }
 
 const NO_PLATFORM: usize = 100;
 
 fn rank(entry: &Descriptor) -> Option<usize> {
-    let Some(platform) = entry.platform() else {
+    let Some(platform) = &entry.platform else {
         return Some(NO_PLATFORM);
     };
-    if *platform.os() != Os::Linux || *platform.architecture() != host_arch() {
+    if !is_linux(&platform.os) {
         return None;
     }
-    let variant = platform.variant().as_deref().unwrap_or("");
-    variants(&host_arch())
+    let (architecture, variant) = common(&platform.architecture, &platform.variant);
+    runnable()
         .iter()
-        .position(|known| *known == variant)
+        .position(|known| *known == (architecture.as_str(), variant.as_str()))
 }
 
-/// Variants that run here, best first. The empty one is what most images say.
-fn variants(arch: &Arch) -> &'static [&'static str] {
-    match arch {
+/// Tools write what `uname` says, or a distribution's name.
+///
+/// Rule: containerd's platforms package, "Normalization", which other tools follow.
+fn common(architecture: &str, variant: &str) -> (String, String) {
+    let (architecture, variant) = (
+        architecture.to_ascii_lowercase(),
+        variant.to_ascii_lowercase(),
+    );
+    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+        ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("aarch64" | "arm64", "8") => ("arm64", "v8"),
+        ("aarch64", variant) => ("arm64", variant),
+        ("armhf", _) => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        ("arm", "7") => ("arm", "v7"),
+        ("arm", "6") => ("arm", "v6"),
+        ("arm", "5") => ("arm", "v5"),
+        other => other,
+    };
+    (architecture.to_owned(), variant.to_owned())
+}
+
+/// Architectures and variants that run here, best first. The empty variant is what most images say. What an older processor
+/// of the family ran comes last: an image that has nothing else is better run so than not at all.
+fn runnable() -> &'static [(&'static str, &'static str)] {
+    match host_arch() {
         // Built for levels above the baseline only if the image has nothing else.
-        Arch::Amd64 => match x86_level() {
-            3 => &["", "v1", "v2", "v3"],
-            2 => &["", "v1", "v2"],
-            _ => &["", "v1"],
+        "amd64" => match x86_level() {
+            3 => &[
+                ("amd64", ""),
+                ("amd64", "v1"),
+                ("amd64", "v2"),
+                ("amd64", "v3"),
+                ("386", ""),
+            ],
+            2 => &[("amd64", ""), ("amd64", "v1"), ("amd64", "v2"), ("386", "")],
+            _ => &[("amd64", ""), ("amd64", "v1"), ("386", "")],
         },
-        Arch::ARM64 => &["v8", "", "v8.0"],
-        Arch::ARM => &["v7", "", "v6", "v5"],
-        _ => &[""],
+        "arm64" => &[
+            ("arm64", "v8"),
+            ("arm64", ""),
+            ("arm64", "v8.0"),
+            ("arm", "v8"),
+            ("arm", "v7"),
+            ("arm", ""),
+            ("arm", "v6"),
+            ("arm", "v5"),
+        ],
+        "arm" => &[("arm", "v7"), ("arm", ""), ("arm", "v6"), ("arm", "v5")],
+        "386" => &[("386", "")],
+        "ppc64le" => &[("ppc64le", "")],
+        "s390x" => &[("s390x", "")],
+        "riscv64" => &[("riscv64", "")],
+        "loong64" => &[("loong64", "")],
+        _ => &[],
     }
 }
 
@@ -163,7 +217,11 @@ mod tests {
                 r#"{{"mediaType":"m","digest":"sha256:{}","size":{size}{platform}}}"#,
                 "a".repeat(64)
             );
-            serde_json::from_str(&text).unwrap()
+            let index = format!(r#"{{"manifests":[{text}]}}"#);
+            match manifest::parse(&Digest::of(b""), index.as_bytes()).unwrap() {
+                Document::Index(mut entries) => entries.remove(0),
+                Document::Manifest(_) => panic!("a manifest"),
+            }
         };
         platforms.iter().enumerate().map(entry).collect()
     }
@@ -173,7 +231,7 @@ mod tests {
         let entries = entries(platforms);
         let got: Vec<_> = candidates(&entries)
             .iter()
-            .map(|entry| entry.size())
+            .map(|entry| entry.size)
             .collect();
         assert_eq!(got, want);
     }
@@ -196,5 +254,28 @@ mod tests {
             &["linux/amd64/v9", "linux/amd64/v1", "linux/amd64"],
             &[2, 1],
         );
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_spelling_is_understood() {
+        for here in [
+            "Linux/amd64",
+            "linux/x86_64",
+            "LINUX/x86-64",
+            "linux/AMD64",
+            "linux/X86_64/V1",
+        ] {
+            check(&[here, "linux/arm64"], &[0]);
+        }
+        check(&["linux/x86_65", "macos/x86_64"], &[]);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn what_32_bits_run_comes_last() {
+        check(&["linux/386", "linux/amd64"], &[1, 0]);
+        check(&["linux/arm", "linux/i386"], &[1]);
+        assert!(is_ours("i686") && is_ours("x86_64") && !is_ours("arm64"));
     }
 }

@@ -36,10 +36,10 @@ pub(crate) async fn pull(
         .await?;
     let id = found.manifest.config.digest;
     let document = config::parse(&id, &config)?;
-    if document.architecture != platform::host_arch().to_string() {
+    if !platform::is_ours(&document.architecture) {
         tracing::warn!(image = %id, architecture = document.architecture, "image is for another architecture");
     }
-    let wanted = wanted(&session, &progress, found.manifest, &document.diff_ids)?;
+    let wanted = wanted(&session, &progress, &found.manifest, &document.diff_ids)?;
     let pulled = Pulled {
         documents: Documents {
             id,
@@ -97,21 +97,10 @@ async fn search(
 fn wanted(
     session: &Arc<Session>,
     progress: &Progress,
-    manifest: Manifest,
+    manifest: &Manifest,
     diff_ids: &[Digest],
 ) -> Result<Vec<Wanted>, Error> {
-    let blobs = manifest.layers;
-    if blobs.len() != diff_ids.len() {
-        let reason = format!(
-            "the manifest lists {} layers, the config {}",
-            blobs.len(),
-            diff_ids.len()
-        );
-        return Err(Error::content(
-            format!("image {}", manifest.config.digest),
-            reason,
-        ));
-    }
+    let blobs = manifest.layers(diff_ids.len())?;
     let pairs = blobs.into_iter().zip(diff_ids);
     let wanted = pairs.map(|(blob, diff_id)| Wanted {
         diff_id: *diff_id,

@@ -80,8 +80,8 @@ fn split(text: &str) -> Result<Reference, &'static str> {
     let (named, digest) = match text.split_once('@') {
         None => (text, None),
         Some((named, digest)) => {
-            let digest =
-                Digest::parse(digest).ok_or("the digest is not sha256 and 64 hex digits")?;
+            let digest = Digest::parse(digest)
+                .ok_or("the digest is not sha256 and 64 hex digits, or sha512 and 128")?;
             (named, Some(digest))
         }
     };

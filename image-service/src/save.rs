@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::config::{self, Image};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::{At as _, Error};
 use crate::manifest::{self, Blob, Document};
 use crate::store::Store;
@@ -87,7 +87,8 @@ impl Archive<'_> {
             Some(kept) => (kept.manifest.clone(), self.copy(kept)?),
             None => self.rebuild(store, hold.names(), &document.diff_ids, (id, config.len()))?,
         };
-        let digest = Digest::of(&manifest);
+        let by = kept.as_ref().map_or(Algorithm::Sha256, |kept| kept.by);
+        let digest = Digest::by(by, &manifest);
         let media_type = kept.as_ref().map_or(MANIFEST, |kept| &kept.media_type);
         self.blob(id, &config)?;
         self.blob(digest, &manifest)?;
@@ -109,9 +110,9 @@ impl Archive<'_> {
         if image.repo_tags.is_empty() {
             self.index.push(descriptor(json!({})));
         }
-        let layers: Vec<_> = layers.iter().map(blob_name).collect();
+        let layers: Vec<_> = layers.iter().map(Digest::blob_name).collect();
         self.docker.push(json!({
-            "Config": blob_name(&id),
+            "Config": id.blob_name(),
             "RepoTags": image.repo_tags,
             "Layers": layers,
         }));
@@ -126,7 +127,7 @@ impl Archive<'_> {
             }
             self.blobs.push(blob.digest);
             let file = File::open(path).at("open", path)?;
-            let name = blob_name(&blob.digest);
+            let name = blob.digest.blob_name();
             let appended =
                 self.builder
                     .append_data(&mut header(blob.size), name, file.take(blob.size));
@@ -165,12 +166,13 @@ impl Archive<'_> {
         let broken = |reason: String| Error::content(format!("layer {diff_id}"), reason);
         let mut trouble = None;
         let rebuilt = Rebuilt::new(tar_split, root.as_fd(), |event| trouble = Some(event));
-        let mut rebuilt = Tap::new(rebuilt.at("read", &places.tar_split)?);
+        let rebuilt = rebuilt.at("read", &places.tar_split)?;
+        let mut rebuilt = Tap::new(rebuilt, diff_id.algorithm());
         if self.blobs.contains(diff_id) {
             io::copy(&mut rebuilt, &mut io::sink()).at("read", &places.tar_split)?;
         } else {
             let mut header = header(0);
-            let entry = self.builder.append_writer(&mut header, blob_name(diff_id));
+            let entry = self.builder.append_writer(&mut header, diff_id.blob_name());
             let mut entry = entry.at("write", self.path)?;
             io::copy(&mut rebuilt, &mut entry).at("write", self.path)?;
             entry.finish().at("write", self.path)?;
@@ -198,7 +200,7 @@ impl Archive<'_> {
             return Ok(());
         }
         self.blobs.push(digest);
-        self.file(&blob_name(&digest), bytes)
+        self.file(&digest.blob_name(), bytes)
     }
 
     fn file(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
@@ -217,6 +219,8 @@ impl Archive<'_> {
 /// An image of which every blob was kept.
 struct Kept {
     manifest: Vec<u8>,
+    /// How the manifest was digested.
+    by: Algorithm,
     media_type: String,
     layers: Vec<(Blob, PathBuf)>,
 }
@@ -235,12 +239,12 @@ impl Kept {
             return Ok(None);
         };
         let mut layers = Vec::new();
-        for (blob, name) in parsed.layers.into_iter().zip(names) {
+        for (blob, name) in parsed.layers(names.len())?.into_iter().zip(names) {
             let path = store.places(name).blob;
             let Ok(file) = File::open(&path) else {
                 return Ok(None);
             };
-            let mut read = Tap::new(file);
+            let mut read = Tap::new(file, blob.digest.algorithm());
             io::copy(&mut read, &mut io::sink()).at("read", &path)?;
             if read.finish() != (blob.digest, blob.size) {
                 return Ok(None);
@@ -251,6 +255,7 @@ impl Kept {
         let media_type = named["mediaType"].as_str().unwrap_or(MANIFEST).to_owned();
         Ok(Some(Self {
             manifest,
+            by: digest.algorithm(),
             media_type,
             layers,
         }))
@@ -267,8 +272,4 @@ fn header(size: u64) -> Header {
     header.set_mtime(0);
     header.set_size(size);
     header
-}
-
-fn blob_name(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
 }

@@ -40,6 +40,9 @@ pub struct Options {
     pub pinned: Vec<String>,
     /// Whose images may come in; empty for all.
     pub policy: Vec<PolicyRule>,
+    /// Shape: `https://host.example`. Hosts that layers may be fetched from which a registry does not have, where an image's
+    /// manifest says that they lie there.
+    pub layer_hosts: Vec<String>,
 }
 
 /// How often to look for what nobody came back for.
@@ -83,6 +86,11 @@ impl ImageService {
             content.clone(),
             options.resume_window,
         ));
+        let registry = Registry::new(
+            options.certs_dirs,
+            &options.layer_hosts,
+            options.progress_timeout,
+        )?;
         let layers = Layers::new(
             Arc::clone(&store),
             content.clone(),
@@ -93,7 +101,7 @@ impl ImageService {
             layers,
             store,
             content,
-            registry: Registry::new(options.certs_dirs, options.progress_timeout),
+            registry,
             pulls: Pulls::default(),
             policy: Policy::new(options.policy),
             shutdown,

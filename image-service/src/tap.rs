@@ -2,29 +2,28 @@
 
 use std::io::{self, Read};
 
-use sha2::{Digest as _, Sha256};
-
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest, Hash};
 
 pub(crate) struct Tap<R> {
     source: R,
-    hash: Sha256,
+    hash: Hash,
     /// Unit: bytes.
     size: u64,
 }
 
 impl<R> Tap<R> {
-    pub(crate) fn new(source: R) -> Self {
+    /// For the digest that is to be compared with one by `algorithm`.
+    pub(crate) fn new(source: R, algorithm: Algorithm) -> Self {
         Self {
             source,
-            hash: Sha256::new(),
+            hash: Hash::new(algorithm),
             size: 0,
         }
     }
 
     /// Of all that has passed, and how many bytes that were.
     pub(crate) fn finish(self) -> (Digest, u64) {
-        (Digest::finish(self.hash), self.size)
+        (self.hash.finish(), self.size)
     }
 }
 

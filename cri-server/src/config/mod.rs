@@ -70,6 +70,7 @@ pub(crate) struct Image {
     pub(crate) pull_resume_window: u64,
     pub(crate) keep_blobs: bool,
     pub(crate) pinned: Vec<String>,
+    pub(crate) layer_hosts: Vec<String>,
     policy: Vec<Rule>,
 }
 
@@ -120,6 +121,14 @@ impl Image {
             1..=10_000,
             "pulls",
         )?;
+        for host in &self.layer_hosts {
+            let (scheme, name) = host.split_once("://").unwrap_or_default();
+            let is_host = !name.is_empty() && !name.contains(['/', '?', '#', '@', ' ']);
+            if !matches!(scheme, "http" | "https") || !is_host {
+                let wanted = "want https://HOST or https://HOST:PORT, or http for https";
+                return Err(invalid("image.layer_hosts", host, wanted));
+            }
+        }
         for rule in &self.policy {
             let of = |reason| Err(invalid("image.policy", &rule.scope, reason));
             let path = rule.scope.split_once('/').map_or("", |(_, path)| path);
@@ -373,6 +382,7 @@ impl Default for Image {
             pull_resume_window: 900,
             keep_blobs: false,
             pinned: Vec::new(),
+            layer_hosts: Vec::new(),
             policy: Vec::new(),
         }
     }

@@ -112,6 +112,7 @@ async fn bring_up(
         keep_blobs: config.image.keep_blobs,
         pinned: config.image.pinned.clone(),
         policy: config.image.policy(),
+        layer_hosts: config.image.layer_hosts.clone(),
     })
     .await
     .map_err(|source| Error::Image {

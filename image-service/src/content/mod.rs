@@ -6,20 +6,26 @@
 //! <root>/content/boot          the boot that wrote all this
 //! ```
 //!
+//! A name is of the blob's digest and size and of its registry, so that all pulls that want a blob of one registry at one time
+//! share its file: each claims it, one at a time fetches, and all read. Registries share nothing: a slow or hostile one must not
+//! hold up what another serves.
+//!
 //! Nothing is synced: what is here survives the daemon, so that a pull goes on where a killed one stopped, and a reboot
 //! drops it. Bytes are trusted only once their digest is right, wherever they came from.
+
+mod claim;
 
 mod partial;
 
 mod ranges;
 
-pub(crate) use partial::Partial;
+pub(crate) use claim::Claim;
+pub(crate) use partial::{Feed, Partial};
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use corten_sys::private;
@@ -27,6 +33,7 @@ use corten_sys::private;
 use crate::digest::Digest;
 use crate::error::{At as _, Error};
 use crate::manifest::Blob;
+use claim::Claims;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -35,7 +42,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(crate) struct Content {
     path: PathBuf,
     same_boot: bool,
-    in_use: Arc<Mutex<HashSet<String>>>,
+    claims: Arc<Claims>,
 }
 
 impl Content {
@@ -52,7 +59,7 @@ impl Content {
         Ok(Self {
             path,
             same_boot,
-            in_use: Arc::default(),
+            claims: Arc::default(),
         })
     }
 
@@ -61,23 +68,9 @@ impl Content {
         self.same_boot
     }
 
-    /// Blocks. The file for `blob` as the layer `chain`, with what an earlier pull got of it. One user at a time.
-    pub(crate) fn partial(&self, chain: &Digest, blob: &Blob) -> Result<Arc<Partial>, Error> {
-        let name = name(chain, blob);
-        let guard = Guard::take(&self.in_use, name.clone());
-        Partial::open(self.path.join(name), blob.size, guard).map(Arc::new)
-    }
-
-    /// Blocks. Deletes what [`Content::partial`] would find, which nobody uses.
-    pub(crate) fn forget(&self, chain: &Digest, blob: &Blob) -> Result<(), Error> {
-        let path = self.path.join(name(chain, blob));
-        for path in [partial::map_path(&path), path] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                other => other.at("delete", &path)?,
-            }
-        }
-        Ok(())
+    /// Blocks. A part in all that is done with `blob` of `registry` as long as it is kept.
+    pub(crate) fn claim(&self, blob: &Blob, registry: &str) -> Arc<Claim> {
+        self.claims.take(&self.path, name(blob, registry))
     }
 
     /// Blocks. Deletes what nobody has written to for `age`.
@@ -86,7 +79,7 @@ impl Content {
             let entry = entry.at("read", &self.path)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let blob = name.strip_suffix(".map").unwrap_or(&name);
-            if blob == "boot" || self.is_in_use(blob) {
+            if blob == "boot" || self.claims.has(blob) {
                 continue;
             }
             let path = entry.path();
@@ -110,40 +103,15 @@ impl Content {
         }
         Ok(bytes)
     }
-
-    fn is_in_use(&self, name: &str) -> bool {
-        let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        in_use.contains(name)
-    }
 }
 
-/// Keeps a partial blob from expiring.
-#[derive(Debug)]
-struct Guard {
-    in_use: Arc<Mutex<HashSet<String>>>,
-    name: String,
-}
-
-impl Guard {
-    fn take(in_use: &Arc<Mutex<HashSet<String>>>, name: String) -> Self {
-        let mut names = in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(name.clone());
-        Self {
-            in_use: Arc::clone(in_use),
-            name,
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let mut names = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        names.remove(&self.name);
-    }
-}
-
-fn name(chain: &Digest, blob: &Blob) -> String {
-    format!("{}-{}", &chain.hex()[..16], blob.digest.hex())
+fn name(blob: &Blob, registry: &str) -> (String, u64) {
+    let digest = blob.digest.to_string().replace(':', "-");
+    let registry = Digest::of(registry.as_bytes()).hex();
+    (
+        format!("{digest}-{}-{}", blob.size, &registry[..16]),
+        blob.size,
+    )
 }
 
 fn clear(path: &Path) -> Result<(), Error> {

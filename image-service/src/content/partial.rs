@@ -1,24 +1,24 @@
 //! One blob's file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use corten_sys::private;
 
-use super::Guard;
 use super::ranges::Ranges;
 use crate::error::{At as _, Error};
+use crate::progress::Meter;
 
 /// What the map tells apart, so that a kill costs each connection less than this. Unit: bytes.
 const PIECE: u64 = 256 << 10;
 const HERE: u8 = 1;
 
-/// A blob of known size, of which some bytes are here.
+/// A blob of known size, of which some bytes are here. Several pulls may read it as it fills.
 #[derive(Debug)]
 pub(crate) struct Partial {
     path: PathBuf,
@@ -27,21 +27,21 @@ pub(crate) struct Partial {
     size: u64,
     state: Mutex<State>,
     changed: Condvar,
-    doomed: AtomicBool,
-    _in_use: Guard,
+    /// Writers share it; it is taken alone to forget all bytes, so that none of them comes late.
+    writers: RwLock<()>,
 }
 
 #[derive(Debug)]
 struct State {
     here: Ranges,
-    /// Nobody writes, or nobody reads.
-    closed: bool,
-    /// Some bytes are from an earlier pull.
-    resumed: bool,
+    /// Goes up when all bytes are forgotten: what began with the ones before has to begin anew.
+    generation: u64,
+    /// A reader has found the blob's digest: these are the bytes, and they stay.
+    sealed: bool,
 }
 
 impl Partial {
-    pub(super) fn open(path: PathBuf, size: u64, in_use: Guard) -> Result<Self, Error> {
+    pub(super) fn open(path: PathBuf, size: u64) -> Result<Self, Error> {
         let open = |path: &Path| {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false);
@@ -60,7 +60,6 @@ impl Partial {
                 here.insert(start..size.min(start + PIECE));
             }
         }
-        let resumed = here.total() > 0;
         Ok(Self {
             path,
             data,
@@ -68,17 +67,12 @@ impl Partial {
             size,
             state: Mutex::new(State {
                 here,
-                closed: false,
-                resumed,
+                generation: 0,
+                sealed: false,
             }),
             changed: Condvar::new(),
-            doomed: AtomicBool::new(false),
-            _in_use: in_use,
+            writers: RwLock::default(),
         })
-    }
-
-    pub(crate) fn is_resumed(&self) -> bool {
-        self.state().resumed
     }
 
     /// Unit: bytes.
@@ -91,17 +85,19 @@ impl Partial {
         self.state().here.missing(self.size)
     }
 
-    /// Blocks. False when nobody wants them.
+    /// Blocks. Bytes of an earlier generation are dropped.
     ///
     /// # Errors
     /// Of the disk.
-    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result<bool, Error> {
-        self.data.write_all_at(bytes, at).at("write", &self.path)?;
+    fn write(&self, at: u64, bytes: &[u8], generation: u64) -> Result<(), Error> {
         let end = at.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        let mut state = self.state();
-        let whole = state.here.insert(at..end);
-        let wanted = !state.closed;
-        drop(state);
+        let _writer = self.writers.read().unwrap_or_else(PoisonError::into_inner);
+        let is_current = |state: &State| state.generation == generation && !state.sealed;
+        if !is_current(&self.state()) {
+            return Ok(());
+        }
+        self.data.write_all_at(bytes, at).at("write", &self.path)?;
+        let whole = self.state().here.insert(at..end);
         self.changed.notify_all();
         // The pieces that these bytes have made whole. The last one ends with the blob.
         let first = (at / PIECE).max(whole.start.div_ceil(PIECE));
@@ -115,56 +111,46 @@ impl Partial {
             let marked = self.map.write_all_at(&marks, first);
             marked.at("write", map_path(&self.path))?;
         }
-        Ok(wanted)
-    }
-
-    /// No byte is written or read any more.
-    pub(crate) fn close(&self) {
-        self.state().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Blocks. Forgets all bytes, for the next try with another source.
-    pub(crate) fn reset(&self) -> Result<(), Error> {
-        self.map.set_len(0).at("empty", map_path(&self.path))?;
-        self.data.set_len(0).at("empty", &self.path)?;
-        self.data.set_len(self.size).at("size", &self.path)?;
-        *self.state() = State {
-            here: Ranges::default(),
-            closed: false,
-            resumed: false,
-        };
         Ok(())
     }
 
-    /// Deletes the files when the last user is done.
-    pub(crate) fn doom(&self) {
-        self.doomed.store(true, Ordering::Relaxed);
+    /// Blocks. Forgets all bytes of `generation`, for the next try with another source. False if a reader found them right.
+    pub(crate) fn reset(&self, generation: u64) -> Result<bool, Error> {
+        let alone = self.writers.write();
+        let _alone = alone.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        if state.generation != generation || state.sealed {
+            return Ok(!state.sealed);
+        }
+        self.map.set_len(0).at("empty", map_path(&self.path))?;
+        self.data.set_len(0).at("empty", &self.path)?;
+        self.data.set_len(self.size).at("size", &self.path)?;
+        state.here = Ranges::default();
+        state.generation += 1;
+        drop(state);
+        self.changed.notify_all();
+        Ok(true)
     }
 
-    /// All of its bytes, once they are here. It may be renamed.
+    /// The bytes are right, and nothing changes them any more.
+    pub(crate) fn seal(&self) {
+        self.state().sealed = true;
+    }
+
+    /// All of its bytes, once they are here. It may be linked.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn remove(&self) {
-        for path in [&map_path(&self.path), &self.path] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::debug!(%error, path = %path.display(), "a partial blob is not deleted");
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Opens it to writers and gives its bytes from the front on.
-    pub(crate) fn reader(self: &Arc<Self>) -> Reader {
-        self.state().closed = false;
-        Reader {
+    /// One pull's use of the bytes that are here now, and of those that come.
+    pub(crate) fn feed(self: &Arc<Self>, meter: Arc<Meter>) -> Arc<Feed> {
+        let generation = self.state().generation;
+        Arc::new(Feed {
             partial: Arc::clone(self),
-            at: 0,
-        }
+            generation,
+            meter,
+            closed: AtomicBool::new(false),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -172,35 +158,94 @@ impl Partial {
     }
 }
 
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if self.doomed.load(Ordering::Relaxed) {
-            self.remove();
+/// What a pull writes to a blob's file, tied to what it reads from there: the one ends with the other.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    partial: Arc<Partial>,
+    generation: u64,
+    meter: Arc<Meter>,
+    /// The pull fetches no more, or reads no more.
+    closed: AtomicBool,
+}
+
+impl Feed {
+    /// Blocks. False when the pull wants no more of them.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result<bool, Error> {
+        self.partial.write(at, bytes, self.generation)?;
+        self.meter.set_fetched(self.partial.present());
+        Ok(!self.closed.load(Ordering::Relaxed) && self.is_current())
+    }
+
+    /// Unit: bytes.
+    pub(crate) fn present(&self) -> u64 {
+        self.partial.present()
+    }
+
+    /// What has to be fetched, in order.
+    pub(crate) fn missing(&self) -> Vec<Range<u64>> {
+        self.partial.missing()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// False once the bytes that it began with are forgotten.
+    pub(crate) fn is_current(&self) -> bool {
+        self.partial.state().generation == self.generation
+    }
+
+    /// Ends the reader's waiting, for what is not here yet will not come.
+    pub(crate) fn close(&self) {
+        // Under the lock, lest a reader looks just before and waits just after.
+        let state = self.partial.state();
+        self.closed.store(true, Ordering::Relaxed);
+        drop(state);
+        self.partial.changed.notify_all();
+    }
+
+    /// Gives the bytes from the front on.
+    pub(crate) fn reader(self: &Arc<Self>) -> Reader {
+        Reader {
+            feed: Arc::clone(self),
+            at: 0,
         }
     }
 }
 
 /// Blocks where bytes are not here yet; ends with the blob, or with [`io::ErrorKind::ConnectionAborted`] when it is closed
-/// before that.
+/// before that, or begun anew.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    partial: Arc<Partial>,
+    feed: Arc<Feed>,
     at: u64,
 }
 
 impl Reader {
     /// How many bytes lie ahead.
     fn wait(&self) -> io::Result<u64> {
-        let mut state = self.partial.state();
+        let Feed {
+            partial,
+            generation,
+            ..
+        } = &*self.feed;
+        let mut state = partial.state();
         loop {
-            let here = state.here.front().saturating_sub(self.at);
-            if here > 0 || self.at >= self.partial.size {
-                return Ok(here);
-            }
-            if state.closed {
+            if state.generation != *generation {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            let woken = self.partial.changed.wait(state);
+            let here = state.here.front().saturating_sub(self.at);
+            if here > 0 || self.at >= partial.size {
+                self.feed.meter.set_fetched(state.here.total());
+                return Ok(here);
+            }
+            if self.feed.closed.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let woken = partial.changed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -210,7 +255,8 @@ impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let here = usize::try_from(self.wait()?).unwrap_or(usize::MAX);
         let want = here.min(buffer.len());
-        let read = self.partial.data.read_at(&mut buffer[..want], self.at)?;
+        let data = &self.feed.partial.data;
+        let read = data.read_at(&mut buffer[..want], self.at)?;
         self.at += u64::try_from(read).unwrap_or(0);
         Ok(read)
     }
@@ -218,7 +264,7 @@ impl Read for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.partial.close();
+        self.feed.close();
     }
 }
 
@@ -228,20 +274,18 @@ pub(super) fn map_path(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Content;
     use super::*;
     use crate::digest::Digest;
-    use crate::manifest::Blob;
+    use crate::progress::Progress;
 
     const SIZE: u64 = 3 * PIECE + 100;
 
     fn open(dir: &Path) -> Arc<Partial> {
-        let blob = Blob {
-            digest: Digest::of(b"blob"),
-            size: SIZE,
-        };
-        let content = Content::open(dir.join("content")).unwrap();
-        content.partial(&Digest::of(b"chain"), &blob).unwrap()
+        Arc::new(Partial::open(dir.join("blob"), SIZE).unwrap())
+    }
+
+    fn feed(partial: &Arc<Partial>) -> Arc<Feed> {
+        partial.feed(Progress::default().layer(Digest::of(b"blob"), SIZE))
     }
 
     #[test]
@@ -249,19 +293,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let piece = vec![7; usize::try_from(PIECE).unwrap()];
         let partial = open(dir.path());
-        assert!(!partial.is_resumed());
+        assert_eq!(partial.present(), 0);
+        let writes = feed(&partial);
         // The last piece, all of the second, and half of the first, in two steps each.
-        partial.write(3 * PIECE, &piece[..60]).unwrap();
-        partial.write(3 * PIECE + 60, &piece[..40]).unwrap();
-        partial.write(PIECE + 1, &piece[1..]).unwrap();
-        partial.write(PIECE, &piece[..1]).unwrap();
-        partial.write(0, &piece[..1000]).unwrap();
+        writes.write(3 * PIECE, &piece[..60]).unwrap();
+        writes.write(3 * PIECE + 60, &piece[..40]).unwrap();
+        writes.write(PIECE + 1, &piece[1..]).unwrap();
+        writes.write(PIECE, &piece[..1]).unwrap();
+        writes.write(0, &piece[..1000]).unwrap();
         assert_eq!(partial.missing(), [1000..PIECE, 2 * PIECE..3 * PIECE]);
-        drop(partial);
+        drop((partial, writes));
         let partial = open(dir.path());
-        assert!(partial.is_resumed());
         assert_eq!(partial.missing(), [0..PIECE, 2 * PIECE..3 * PIECE]);
-        partial.reset().unwrap();
+        assert!(partial.reset(0).unwrap());
         drop(partial);
         assert_eq!(open(dir.path()).present(), 0);
     }
@@ -270,17 +314,55 @@ mod tests {
     fn a_reader_follows_and_is_told_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let partial = open(dir.path());
-        let mut reader = partial.reader();
+        let writes = feed(&partial);
+        let mut reader = writes.reader();
         let follower = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             let outcome = reader.read_to_end(&mut bytes).map_err(|error| error.kind());
             (bytes.len(), outcome.is_ok())
         });
-        partial.write(5, b"67890").unwrap();
-        partial.write(0, b"12345").unwrap();
-        while Arc::strong_count(&partial) > 1 && partial.present() < 10 {}
-        partial.close();
+        writes.write(5, b"67890").unwrap();
+        writes.write(0, b"12345").unwrap();
+        while Arc::strong_count(&writes) > 1 && partial.present() < 10 {}
+        writes.close();
         assert_eq!(follower.join().unwrap(), (10, false));
-        assert!(!partial.write(10, b"x").unwrap(), "nobody reads");
+        assert!(!writes.write(10, b"x").unwrap(), "nothing reads");
+    }
+
+    #[test]
+    fn each_reader_ends_with_its_own_pull() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = open(dir.path());
+        let (one, other) = (feed(&partial), feed(&partial));
+        let mut reader = other.reader();
+        drop(one.reader());
+        assert!(!one.write(0, b"12").unwrap());
+        let mut buffer = [0; 2];
+        reader.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"12");
+        assert!(other.write(2, b"3").unwrap());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_forgotten_once_and_what_is_right_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = open(dir.path());
+        let old = feed(&partial);
+        let mut reader = old.reader();
+        old.write(0, b"wrong").unwrap();
+        assert!(partial.reset(old.generation()).unwrap());
+        assert!(reader.read(&mut [0; 5]).is_err());
+        assert!(!old.write(0, b"wrong").unwrap());
+        assert_eq!(partial.present(), 0, "late bytes do not count");
+        let new = feed(&partial);
+        new.write(0, b"right").unwrap();
+        assert!(partial.reset(old.generation()).unwrap());
+        assert_eq!(partial.present(), 5, "it was begun anew before");
+        partial.seal();
+        assert!(!partial.reset(new.generation()).unwrap());
+        new.write(0, b"wrong").unwrap();
+        let mut buffer = [0; 5];
+        new.reader().read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"right");
     }
 }

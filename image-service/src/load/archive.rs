@@ -104,8 +104,8 @@ impl Archive {
 
     /// The blob of an OCI layout, verified.
     pub(super) fn blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Error> {
-        let bytes = self.read(&blob_name(digest), limit)?;
-        match Digest::of(&bytes) {
+        let bytes = self.read(&digest.blob_name(), limit)?;
+        match Digest::by(digest.algorithm(), &bytes) {
             got if got == *digest => Ok(bytes),
             got => Err(Error::digest(
                 format!("blob in {}", self.subject),
@@ -114,10 +114,6 @@ impl Archive {
             )),
         }
     }
-}
-
-pub(super) fn blob_name(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
 }
 
 fn members(subject: &str, file: &File) -> Result<HashMap<String, Member>, Error> {

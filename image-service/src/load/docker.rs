@@ -1,30 +1,37 @@
 //! `manifest.json`: what `docker save` and `skopeo copy docker-archive:` write.
 
-use serde::Deserialize;
-
 use super::{Archive, Found};
 use crate::config::MAX_CONFIG;
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::json;
 use crate::manifest::MAX_DOCUMENT;
 use crate::reference::Reference;
 use crate::store::Documents;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct Image {
     config: String,
-    repo_tags: Option<Vec<String>>,
+    repo_tags: Vec<String>,
     layers: Vec<String>,
 }
 
 pub(super) fn read(archive: &Archive) -> Result<Vec<Found>, Error> {
     let bytes = archive.read(MANIFEST, MAX_DOCUMENT)?;
-    let images: Vec<Image> = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::content(archive.subject(), format!("{MANIFEST}: {error}")))?;
+    let images = json::parse(&bytes).and_then(|value| {
+        let images = value.list()?.iter().map(|image| {
+            let image = image.object()?;
+            Ok(Image {
+                config: image.text("Config")?,
+                repo_tags: image.texts("RepoTags")?,
+                layers: image.texts("Layers")?,
+            })
+        });
+        images.collect::<Result<Vec<_>, json::Fault>>()
+    });
     images
+        .map_err(|error| Error::content(archive.subject(), format!("{MANIFEST}: {error}")))?
         .into_iter()
         .map(|image| found(archive, image))
         .collect()
@@ -33,8 +40,7 @@ pub(super) fn read(archive: &Archive) -> Result<Vec<Found>, Error> {
 /// Docker images have no manifest of their own, and so no digest that a registry knows.
 fn found(archive: &Archive, image: Image) -> Result<Found, Error> {
     let config = archive.read(&image.config, MAX_CONFIG)?;
-    let tags = image.repo_tags.unwrap_or_default();
-    let names = tags.iter().map(|tag| Reference::parse(tag));
+    let names = image.repo_tags.iter().map(|tag| Reference::parse(tag));
     Ok(Found {
         documents: Documents {
             id: Digest::of(&config),

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::image::Descriptor;
-
-use super::archive::blob_name;
 use super::{Archive, Found};
-use crate::config::MAX_CONFIG;
+use crate::config::{self, MAX_CONFIG};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::manifest::{self, Document, MAX_DOCUMENT};
+use crate::manifest::{self, Descriptor, Document, MAX_DOCUMENT};
 use crate::platform::Search;
 use crate::reference::Reference;
 use crate::store::Documents;
@@ -38,7 +35,7 @@ pub(super) fn read(archive: &Archive) -> Result<Vec<Found>, Error> {
 
 /// A bare word is a tag without a repository: no name at all.
 fn name(entry: &Descriptor) -> Option<String> {
-    let annotations = entry.annotations().as_ref()?;
+    let annotations = &entry.annotations;
     let oci = || {
         let name = annotations.get(OCI_NAME)?;
         name.contains(['/', ':']).then_some(name)
@@ -56,13 +53,15 @@ fn found(archive: &Archive, name: Option<String>, entries: &[Descriptor]) -> Res
         let bytes = archive.blob(&entry.digest, MAX_DOCUMENT)?;
         let is_top = entries
             .iter()
-            .any(|top| top.digest().as_ref() == entry.digest.to_string());
+            .any(|top| top.digest == entry.digest.to_string());
         if is_top {
             target = Some(entry.digest);
         }
         if let Some(manifest) = search.read(&entry.digest, &bytes)? {
             let config = archive.blob(&manifest.config.digest, MAX_CONFIG)?;
-            let layers = manifest.layers.iter();
+            let document = config::parse(&manifest.config.digest, &config)?;
+            let layers = manifest.layers(document.diff_ids.len())?;
+            let layers = layers.iter();
             return Ok(Found {
                 documents: Documents {
                     id: manifest.config.digest,
@@ -72,7 +71,7 @@ fn found(archive: &Archive, name: Option<String>, entries: &[Descriptor]) -> Res
                 names: name.into_iter().collect(),
                 target,
                 layers: layers
-                    .map(|layer| (blob_name(&layer.digest), Some(layer.digest)))
+                    .map(|layer| (layer.digest.blob_name(), Some(layer.digest)))
                     .collect(),
             });
         }

@@ -53,12 +53,13 @@ impl Entry {
         Some(Blob {
             digest: Digest::parse(&self.digest)?,
             size: self.size,
+            urls: Vec::new(),
         })
     }
 }
 
 pub(super) async fn signatures(session: &Session, image: &Digest) -> Result<Vec<Signature>, Error> {
-    let fallback = format!("sha256-{}", image.hex());
+    let fallback = format!("{}-{}", image.algorithm().name(), image.hex());
     let mut manifests = Vec::new();
     if let Some(bytes) = session.tag(&format!("{fallback}.sig")).await? {
         manifests.push(bytes);

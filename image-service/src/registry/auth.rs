@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 
+use super::location;
+
 const MAX_CHALLENGE: usize = 16 << 10;
 
 /// Credentials that came with one request to pull; never stored, never logged.
@@ -198,13 +200,14 @@ fn value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// The realm with its query; refused if it would carry what https protects over plain http.
+/// The realm with its query, where `host` may leave out what is its own; refused if it would carry what https protects over
+/// plain http.
 pub(super) fn token_url(
     realm: &str,
     host: &Uri,
     query: &[(&str, &str)],
 ) -> Result<Uri, &'static str> {
-    let uri: Uri = realm.parse().map_err(|_| "the token realm is not a URL")?;
+    let uri = location::resolve(host, realm).ok_or("the token realm is not a URL")?;
     match (host.scheme_str(), uri.scheme_str()) {
         (_, Some("https")) | (Some("http"), Some("http")) => {}
         _ => return Err("the token realm of an https registry must be https"),
@@ -347,6 +350,10 @@ mod tests {
         assert_eq!(
             url("http://a/t", "http://h").unwrap(),
             "http://a/t?scope=a%3Ab%20c"
+        );
+        assert_eq!(
+            url("/t", "https://h").unwrap(),
+            "https://h/t?scope=a%3Ab%20c"
         );
         assert!(url("http://a/t", "https://h").is_err());
         assert!(url("file:///etc", "http://h").is_err());

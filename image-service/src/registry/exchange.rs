@@ -5,19 +5,20 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RANGE,
-    RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION,
+    RANGE, RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::auth::{self, Challenge, Credential};
+use super::location;
 use super::session::Session;
 use super::transport::{Host, HttpClient};
 use crate::error::ErrorKind;
+use crate::json;
 
 const MAX_REDIRECTS: usize = 8;
 const MAX_TOKEN: usize = 1 << 20;
@@ -42,6 +43,8 @@ pub(super) struct Failure {
     /// How often such a request is worth trying, the first time included.
     pub(super) tries: u32,
     pub(super) retry_after: Option<Duration>,
+    /// The host cannot give a part of a blob; all of it may well come.
+    pub(super) is_of_range: bool,
 }
 
 impl Failure {
@@ -51,6 +54,15 @@ impl Failure {
             text: text.into(),
             tries: 1,
             retry_after: None,
+            is_of_range: false,
+        }
+    }
+
+    /// The host's answer to a request for a part.
+    pub(super) fn of_range(text: impl Into<String>) -> Self {
+        Self {
+            is_of_range: true,
+            ..Self::new(ErrorKind::RegistryUnavailable, text)
         }
     }
 
@@ -76,6 +88,13 @@ impl Failure {
         Self {
             tries: if again { 3 } else { 1 },
             retry_after: retry_after(response.headers()),
+            is_of_range: matches!(
+                status,
+                StatusCode::BAD_REQUEST
+                    | StatusCode::PRECONDITION_FAILED
+                    | StatusCode::RANGE_NOT_SATISFIABLE
+                    | StatusCode::NOT_IMPLEMENTED
+            ),
             ..Self::new(kind, status.to_string())
         }
     }
@@ -86,90 +105,137 @@ impl Session {
     /// Anything but a success (or a range's 206) of the host that finally answered.
     pub(super) async fn get(&self, index: usize, get: &Get) -> Result<Response<Incoming>, Failure> {
         let host = &self.hosts[index];
-        let mut shown = self.known_token(index);
-        let mut answered = false;
+        let mut url = self.url(host, &get.path)?;
+        let mut redirects = 0;
+        // Each host may ask once for a token, and once for a password.
+        let mut answered: Vec<(String, bool)> = Vec::new();
         loop {
-            let (response, is_host) = self.follow(host, get, shown.as_ref()).await?;
-            if response.status().is_success() {
+            let response = self.ask(index, get, &url).await?;
+            let status = response.status();
+            if status.is_success() {
                 return Ok(response);
             }
-            // Whom the host redirects to may not ask for the host's credentials.
-            if response.status() != StatusCode::UNAUTHORIZED || answered || !is_host {
-                return Err(Failure::status(&response, self.who(host)));
-            }
-            answered = true;
-            let header = self.answer(host, response.headers()).await?;
-            self.remember_token(index, header.clone());
-            shown = Some(header);
-        }
-    }
-
-    /// The final answer, and whether the host itself gave it.
-    async fn follow(
-        &self,
-        host: &Host,
-        get: &Get,
-        shown: Option<&HeaderValue>,
-    ) -> Result<(Response<Incoming>, bool), Failure> {
-        let origin = self.url(host, &get.path)?;
-        let mut url = origin.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let mut request = request(Method::GET, &url, Bytes::new())?;
-            let headers = request.headers_mut();
-            // What is meant for the host stays with the host.
-            let is_host = same_origin(&url, &origin);
-            if is_host {
-                headers.extend(host.entry.header.clone());
-                if let Some(shown) = shown {
-                    headers.insert(AUTHORIZATION, shown.clone());
+            if status.is_redirection() {
+                redirects += 1;
+                if redirects > MAX_REDIRECTS {
+                    return Err(too_many_redirects());
                 }
+                url = redirect(&url, response.headers())?;
+                continue;
             }
-            if let Some(accept) = get.accept {
-                headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            let origin = origin(&url)?;
+            let challenge = challenge(response.headers());
+            let asks = (origin, challenge == Some(Challenge::Basic));
+            if status != StatusCode::UNAUTHORIZED || answered.contains(&asks) {
+                let mut failure = Failure::status(&response, self.who(host, &url));
+                failure.text += &beside(host, &url);
+                return Err(failure);
             }
-            if let Some(Range { start, end }) = &get.range {
-                headers.insert(RANGE, header(&format!("bytes={start}-{}", end - 1))?);
-            }
-            let response = self.send(&host.client, request).await?;
-            if !response.status().is_redirection() {
-                return Ok((response, is_host));
-            }
-            url = redirect(&url, response.headers())?;
+            let header = self.answer(host, &url, challenge).await?;
+            self.remember_token(index, asks.0.clone(), header);
+            answered.push(asks);
         }
-        let text = format!("more than {MAX_REDIRECTS} redirects");
-        Err(Failure::new(ErrorKind::RegistryUnavailable, text))
     }
 
+    async fn ask(&self, index: usize, get: &Get, url: &Uri) -> Result<Response<Incoming>, Failure> {
+        let host = &self.hosts[index];
+        let mut request = request(Method::GET, url, Bytes::new())?;
+        let headers = request.headers_mut();
+        // What is meant for the host stays with the host.
+        if host.is_at(url) {
+            headers.extend(host.entry.header.clone());
+        }
+        if let Some(shown) = self.known_token(index, &origin(url)?) {
+            headers.insert(AUTHORIZATION, shown);
+        }
+        if let Some(accept) = get.accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if let Some(Range { start, end }) = &get.range {
+            headers.insert(RANGE, header(&format!("bytes={start}-{}", end - 1))?);
+        }
+        self.send(host, request).await
+    }
+
+    /// `host` is the one that led to the request's.
     async fn send(
         &self,
-        client: &HttpClient,
+        host: &Host,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Failure> {
-        if let Some(shown) = self.proxies.authorization(request.uri()) {
+        let client = self.client(host, request.uri());
+        let led = beside(host, request.uri());
+        if let Some(shown) = self.proxies().authorization(request.uri()) {
             request.headers_mut().insert(PROXY_AUTHORIZATION, shown);
         }
-        let limit = self.progress_timeout;
+        let limit = self.progress_timeout();
         match timeout(limit, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(unreachable(&error)),
+            Ok(Err(error)) => {
+                let mut failure = unreachable(&error);
+                failure.text += &led;
+                Err(failure)
+            }
             Err(_) => {
-                let text = format!("no answer within {}", seconds(limit));
+                let text = format!("no answer within {}{led}", seconds(limit));
                 Err(Failure::new(ErrorKind::RegistryUnavailable, text))
             }
         }
     }
 
-    /// The Authorization header that a challenge asks for.
-    async fn answer(&self, host: &Host, headers: &HeaderMap) -> Result<HeaderValue, Failure> {
-        let denied = |text: &str| Failure::new(ErrorKind::Unauthorized, text);
-        let lines = headers
-            .get_all(http::header::WWW_AUTHENTICATE)
-            .into_iter()
-            .filter_map(|line| line.to_str().ok());
-        let Some(challenge) = Challenge::parse(lines) else {
+    /// A token server's answer, also from where it redirects to; credentials stay with the server that they are for.
+    async fn send_on(
+        &self,
+        host: &Host,
+        first: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let may_follow = first.method() == Method::GET;
+        let shown = first.headers().get(AUTHORIZATION).cloned();
+        let server = first.uri().clone();
+        let mut url = server.clone();
+        let mut response = self.send(host, first).await?;
+        let mut redirects = 0;
+        while may_follow && response.status().is_redirection() {
+            redirects += 1;
+            if redirects > MAX_REDIRECTS {
+                return Err(too_many_redirects());
+            }
+            url = redirect(&url, response.headers())?;
+            let mut next = request(Method::GET, &url, Bytes::new())?;
+            if let Some(shown) = &shown
+                && location::same_origin(&url, &server)
+            {
+                next.headers_mut().insert(AUTHORIZATION, shown.clone());
+            }
+            response = self.send(host, next).await?;
+        }
+        Ok(response)
+    }
+
+    /// What the host was configured with is for no other, unless that is configured, too.
+    fn client<'a>(&'a self, host: &'a Host, url: &Uri) -> &'a HttpClient {
+        if host.is_at(url) {
+            return &host.client;
+        }
+        let named = self.hosts.iter().find(|other| other.is_at(url));
+        named.map_or(&host.elsewhere, |other| &other.client)
+    }
+
+    /// The Authorization header that the challenge of `url` asks for. A host that `host` redirects to gets no credentials, only
+    /// the token that anyone would get.
+    async fn answer(
+        &self,
+        host: &Host,
+        url: &Uri,
+        challenge: Option<Challenge>,
+    ) -> Result<HeaderValue, Failure> {
+        let led = beside(host, url);
+        let denied = |text: &str| Failure::new(ErrorKind::Unauthorized, format!("{text}{led}"));
+        let Some(challenge) = challenge else {
             return Err(denied("401 Unauthorized without a challenge we can answer"));
         };
-        match (challenge, self.credential(host)) {
+        let credential = host.is_at(url).then(|| self.credential(host)).flatten();
+        match (challenge, credential) {
             (_, Some(Credential::Bearer(token))) => secret(&format!("Bearer {token}")),
             (Challenge::Basic, Some(Credential::Basic { username, password })) => {
                 secret(&auth::basic(&username, &password))
@@ -185,26 +251,29 @@ impl Session {
                 },
                 credential,
             ) => {
-                let scope = scope.unwrap_or_else(|| self.scope());
+                let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+                let scope = said(&scope).unwrap_or_else(|| self.scope());
+                let service = said(&service);
                 let mut query = vec![("scope", scope.as_str())];
                 query.extend(service.as_deref().map(|service| ("service", service)));
-                let token = self.token(host, &realm, &query, credential).await?;
+                let token = self.token((host, url), &realm, &query, credential).await?;
                 secret(&format!("Bearer {token}"))
             }
         }
     }
 
+    /// `asker` is the host that was asked, and the address that wants the token.
     async fn token(
         &self,
-        host: &Host,
+        asker: (&Host, &Uri),
         realm: &str,
         query: &[(&str, &str)],
         credential: Option<Credential>,
     ) -> Result<String, Failure> {
+        let (host, asked) = asker;
         let denied = |text: String| Failure::new(ErrorKind::Unauthorized, text);
-        let url = |query| {
-            auth::token_url(realm, &host.entry.base, query).map_err(|text| denied(text.to_owned()))
-        };
+        let url =
+            |query| auth::token_url(realm, asked, query).map_err(|text| denied(text.to_owned()));
         let request = match &credential {
             Some(Credential::Identity(refresh)) => refresh_request(&url(&[])?, refresh, query)?,
             Some(Credential::Basic { username, password }) => {
@@ -217,38 +286,32 @@ impl Session {
         };
         let server = request.uri().authority().map(ToString::to_string);
         let server = server.unwrap_or_default();
-        let response = self.send(&host.client, request).await?;
+        let response = self.send_on(host, request).await?;
         let status = response.status();
         if !status.is_success() {
-            let mut failure = Failure::status(&response, self.who(host));
+            let mut failure = Failure::status(&response, self.who(host, asked));
             failure.text = format!("token server {server}: {}", failure.text);
             return Err(failure);
         }
         let body = Limited::new(response.into_body(), MAX_TOKEN).collect();
-        let body = timeout(self.progress_timeout, body).await;
+        let body = timeout(self.progress_timeout(), body).await;
         let Ok(Ok(body)) = body else {
             let text = format!("token server {server}: the answer broke off");
             return Err(Failure::new(ErrorKind::RegistryUnavailable, text).worth(3));
         };
-        match serde_json::from_slice::<Token>(&body.to_bytes()) {
-            Ok(Token {
-                token: Some(token), ..
-            })
-            | Ok(Token {
-                access_token: Some(token),
-                ..
-            }) => Ok(token),
-            _ => Err(denied(format!(
-                "token server {server}: the answer holds no token"
-            ))),
-        }
+        token_in(&body.to_bytes())
+            .ok_or_else(|| denied(format!("token server {server}: the answer holds no token")))
     }
 }
 
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
+/// The token in a token server's answer. Some servers fill one field, some the other, some both.
+///
+/// Rule: Docker's token authentication specification, "Token Response Fields".
+fn token_in(bytes: &[u8]) -> Option<String> {
+    let answer = json::parse(bytes).ok()?;
+    let answer = answer.object().ok()?;
+    let field = |name| answer.text(name).ok().filter(|token| !token.is_empty());
+    field("token").or_else(|| field("access_token"))
 }
 
 fn request(method: Method, url: &Uri, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
@@ -256,6 +319,8 @@ fn request(method: Method, url: &Uri, body: Bytes) -> Result<Request<Full<Bytes>
         .method(method)
         .uri(url)
         .header(http::header::USER_AGENT, USER_AGENT)
+        // A digest is of the bytes as they are, and so are ranges. Proxies compress for those that do not say so.
+        .header(ACCEPT_ENCODING, "identity")
         .body(Full::new(body))
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))
 }
@@ -296,31 +361,39 @@ fn secret(text: &str) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-fn same_origin(a: &Uri, b: &Uri) -> bool {
-    a.scheme() == b.scheme() && a.authority() == b.authority()
+fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+    let lines = headers.get_all(http::header::WWW_AUTHENTICATE).into_iter();
+    Challenge::parse(lines.filter_map(|line| line.to_str().ok()))
 }
 
 fn redirect(from: &Uri, headers: &HeaderMap) -> Result<Uri, Failure> {
     let refuse = |text: &str| Failure::new(ErrorKind::RegistryUnavailable, text);
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = headers.get(LOCATION);
     let location = location.ok_or_else(|| refuse("a redirect without a location"))?;
-    let target: Uri = location
-        .parse()
-        .map_err(|_| refuse("a redirect to what is no URL"))?;
-    let mut parts = target.into_parts();
-    if parts.authority.is_none() {
-        if !location.starts_with('/') {
-            return Err(refuse("a redirect to a relative path"));
-        }
-        parts.authority = from.authority().cloned();
-    }
-    if parts.scheme.is_none() {
-        parts.scheme = from.scheme().cloned();
-    }
-    let target = Uri::from_parts(parts).map_err(|_| refuse("a redirect to what is no URL"))?;
+    let location = String::from_utf8_lossy(location.as_bytes());
+    let target =
+        location::resolve(from, &location).ok_or_else(|| refuse("a redirect to what is no URL"))?;
     match (from.scheme_str(), target.scheme_str()) {
         (_, Some("https")) | (Some("http"), Some("http")) => Ok(target),
         _ => Err(refuse("a redirect away from https")),
+    }
+}
+
+fn too_many_redirects() -> Failure {
+    let text = format!("more than {MAX_REDIRECTS} redirects");
+    Failure::new(ErrorKind::RegistryUnavailable, text)
+}
+
+fn origin(url: &Uri) -> Result<String, Failure> {
+    location::origin(url)
+        .ok_or_else(|| Failure::new(ErrorKind::Internal, format!("{url} names no host")))
+}
+
+/// For messages: where the host has led, if not to itself.
+fn beside(host: &Host, url: &Uri) -> String {
+    match (host.is_at(url), url.authority()) {
+        (false, Some(other)) => format!(" (from {other}, where it led)"),
+        _ => String::new(),
     }
 }
 

@@ -11,6 +11,9 @@
 //! [host."https://mirror.example".header]
 //! x-team = "a"                                  # or a list
 //! ```
+//!
+//! `client`, `skip_verify` and headers are for the host that they are written for. Where that redirects, and its token server, is
+//! another host, known only by the `ca`, unless the file names it, too: with `capabilities = []` if it is no mirror.
 
 use std::fs;
 use std::io;
@@ -38,6 +41,31 @@ pub(super) struct Entry {
     pub(super) is_server: bool,
     pub(super) header: HeaderMap,
     pub(super) tls: Trust,
+    /// `base` is the address of what is wanted, and not of a registry.
+    pub(super) is_exact: bool,
+}
+
+impl Entry {
+    /// For a file that lies anywhere.
+    pub(super) fn of_url(url: Uri) -> Self {
+        Self {
+            base: url,
+            resolve: false,
+            pull: true,
+            is_server: false,
+            header: HeaderMap::new(),
+            tls: Trust::default(),
+            is_exact: true,
+        }
+    }
+}
+
+/// A host as the daemon's configuration names it.
+pub(super) fn layer_host(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    let is_bare = uri.path() == "/" && uri.query().is_none();
+    (is_web && is_bare && !uri.host()?.is_empty()).then_some(uri)
 }
 
 /// Files that decide which server is trusted and how we show who we are.
@@ -47,6 +75,16 @@ pub(super) struct Trust {
     /// Certificate and key; the same path twice if one file holds both.
     pub(super) client: Vec<(PathBuf, PathBuf)>,
     pub(super) skip_verify: bool,
+}
+
+impl Trust {
+    /// What of it holds for hosts that the operator did not name.
+    pub(super) fn for_others(&self) -> Self {
+        Self {
+            ca: self.ca.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The first folder that knows the registry decides; `_default` stands for all others.
@@ -204,6 +242,7 @@ impl Server {
                     .unwrap_or_default(),
                 skip_verify: self.skip_verify,
             },
+            is_exact: false,
         })
     }
 }

@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use super::auth::{Auth, Credential};
 use super::exchange::{Failure, Get, seconds};
 use super::proxy::Proxies;
-use super::transport::Host;
-use crate::digest::Digest;
+use super::transport::{Host, Outside};
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Attempt, Error, ErrorKind};
 use crate::manifest::{ACCEPT, Blob, MAX_DOCUMENT};
 use crate::reference::{Reference, Version};
@@ -26,8 +26,16 @@ pub(crate) struct Session {
     reference: Reference,
     pub(super) hosts: Vec<Host>,
     auth: Option<Auth>,
-    /// Authorization headers by host, as their challenges asked for.
-    tokens: Mutex<HashMap<usize, HeaderValue>>,
+    /// Authorization headers as challenges asked for them: by the host that was asked, and by whom that led to.
+    tokens: Mutex<HashMap<(usize, String), HeaderValue>>,
+    shared: Shared,
+}
+
+/// What all sessions have.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    /// `None` where no host but a registry's is asked.
+    pub(super) outside: Option<Outside>,
     pub(super) proxies: Proxies,
     pub(super) progress_timeout: Duration,
 }
@@ -37,21 +45,39 @@ impl Session {
         reference: Reference,
         hosts: Vec<Host>,
         auth: Option<Auth>,
-        proxies: Proxies,
-        progress_timeout: Duration,
+        shared: Shared,
     ) -> Self {
         Self {
             reference,
             hosts,
             auth,
             tokens: Mutex::default(),
-            proxies,
-            progress_timeout,
+            shared,
         }
+    }
+
+    /// For a blob that lies at `url`, if that is allowed: without credentials.
+    pub(super) fn outside(&self, url: &Uri) -> Option<Self> {
+        let host = self.shared.outside.as_ref()?.host(url)?;
+        let (reference, shared) = (self.reference.clone(), self.shared.clone());
+        Some(Self::new(reference, vec![host], None, shared))
+    }
+
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.shared.proxies
+    }
+
+    pub(super) fn progress_timeout(&self) -> Duration {
+        self.shared.progress_timeout
     }
 
     pub(super) fn reference(&self) -> &Reference {
         &self.reference
+    }
+
+    /// Shape: `localhost:5000`.
+    pub(crate) fn registry(&self) -> &str {
+        self.reference.registry()
     }
 
     /// The document that the reference itself names.
@@ -80,6 +106,7 @@ impl Session {
         let (_, bytes) = self
             .document(&what, &get, Some(entry.digest), MAX_DOCUMENT)
             .await?;
+        check_size(&what, entry, &bytes)?;
         Ok(bytes)
     }
 
@@ -128,6 +155,7 @@ impl Session {
             range: None,
         };
         let (_, bytes) = self.document(&what, &get, Some(blob.digest), limit).await?;
+        check_size(&what, blob, &bytes)?;
         Ok(bytes)
     }
 
@@ -149,7 +177,8 @@ impl Session {
             }
             match self.document_patiently(index, get, limit).await {
                 Ok(bytes) => {
-                    let got = Digest::of(&bytes);
+                    let algorithm = want.map_or(Algorithm::Sha256, |want| want.algorithm());
+                    let got = Digest::by(algorithm, &bytes);
                     match want {
                         Some(want) if want != got => {
                             let text = format!("it sent digest {got}, not {want}");
@@ -201,7 +230,7 @@ impl Session {
     /// Waits for the network only: what the reader does with the bytes is not counted.
     pub(super) async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
         loop {
-            let frame = match timeout(self.progress_timeout, body.frame()).await {
+            let frame = match timeout(self.progress_timeout(), body.frame()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => {
@@ -209,7 +238,7 @@ impl Session {
                     return Err(Failure::new(ErrorKind::RegistryUnavailable, text).worth(3));
                 }
                 Err(_) => {
-                    let text = format!("no byte within {}", seconds(self.progress_timeout));
+                    let text = format!("no byte within {}", seconds(self.progress_timeout()));
                     return Err(Failure::new(ErrorKind::Timeout, text));
                 }
             };
@@ -220,6 +249,9 @@ impl Session {
     }
 
     pub(super) fn url(&self, host: &Host, path: &str) -> Result<Uri, Failure> {
+        if host.entry.is_exact {
+            return Ok(host.entry.base.clone());
+        }
         let base = host.entry.base.to_string();
         let base = base.trim_end_matches('/');
         let mut url = format!("{base}/{}/{path}", self.reference.repository());
@@ -242,24 +274,35 @@ impl Session {
             .for_host(authority, host.entry.is_server, self.reference.registry())
     }
 
-    /// For messages: whose credentials were refused.
-    pub(super) fn who(&self, host: &Host) -> &'static str {
+    /// For messages: whose credentials `url` refused.
+    pub(super) fn who(&self, host: &Host, url: &Uri) -> &'static str {
         match (self.credential(host).is_some(), self.auth.is_some()) {
+            _ if !host.is_at(url) => "anonymous: what it redirects to gets no credentials",
             (true, _) => "with the request's credentials",
             (false, true) => "anonymous: the request's credentials are for another host",
             (false, false) => "anonymous: the request had no credentials",
         }
     }
 
-    pub(super) fn known_token(&self, host: usize) -> Option<HeaderValue> {
+    pub(super) fn known_token(&self, host: usize, origin: &str) -> Option<HeaderValue> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.get(&host).cloned()
+        tokens.get(&(host, origin.to_owned())).cloned()
     }
 
-    pub(super) fn remember_token(&self, host: usize, header: HeaderValue) {
+    pub(super) fn remember_token(&self, host: usize, origin: String, header: HeaderValue) {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.insert(host, header);
+        tokens.insert((host, origin), header);
     }
+}
+
+/// A descriptor without a size has none to keep, as for containerd.
+fn check_size(what: &str, of: &Blob, bytes: &[u8]) -> Result<(), Error> {
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if of.size == 0 || of.size == size {
+        return Ok(());
+    }
+    let reason = format!("it has {size} bytes, its descriptor says {}", of.size);
+    Err(Error::content(what, reason))
 }
 
 pub(super) async fn pause(tries: u32, failure: &Failure) {

@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use http::Uri;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::hosts::{Entry, Trust};
+use super::location::same_origin;
 use super::proxy::{Connector, Proxies};
 use super::tls;
 use crate::error::Error;
@@ -26,6 +28,34 @@ pub(super) type HttpClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 pub(super) struct Host {
     pub(super) entry: Entry,
     pub(super) client: HttpClient,
+    /// For the hosts that this one leads to, by a redirect or as its token server: with its CA, but neither without checks nor
+    /// with its certificate. Both are for the host that the operator named, not for whatever that names.
+    pub(super) elsewhere: HttpClient,
+}
+
+impl Host {
+    pub(super) fn is_at(&self, url: &Uri) -> bool {
+        same_origin(&self.entry.base, url)
+    }
+}
+
+/// Hosts that may be asked for a layer which an image's manifest says lies there.
+#[derive(Debug, Clone)]
+pub(super) struct Outside {
+    allowed: Vec<Uri>,
+    client: HttpClient,
+}
+
+impl Outside {
+    /// `None` if the operator does not allow it.
+    pub(super) fn host(&self, url: &Uri) -> Option<Host> {
+        let is_allowed = self.allowed.iter().any(|host| same_origin(host, url));
+        is_allowed.then(|| Host {
+            entry: Entry::of_url(url.clone()),
+            client: self.client.clone(),
+            elsewhere: self.client.clone(),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -46,7 +76,23 @@ impl Clients {
 
     pub(super) fn connect(&self, entry: Entry) -> Result<Host, Error> {
         let client = self.client(&entry.tls)?;
-        Ok(Host { entry, client })
+        let elsewhere = match entry.tls.for_others() {
+            same if same == entry.tls => client.clone(),
+            less => self.client(&less)?,
+        };
+        Ok(Host {
+            entry,
+            client,
+            elsewhere,
+        })
+    }
+
+    /// The way to hosts that are no registries.
+    pub(super) fn outside(&self, allowed: &[Uri]) -> Result<Outside, Error> {
+        Ok(Outside {
+            allowed: allowed.to_vec(),
+            client: self.client(&Trust::default())?,
+        })
     }
 
     fn client(&self, trust: &Trust) -> Result<HttpClient, Error> {

@@ -136,7 +136,7 @@ fn image_config(
         .document(&digest)
         .map_err(|error| error.to_string())?;
     let bytes = bytes.ok_or("its config is gone")?;
-    if Digest::of(&bytes) != digest {
+    if Digest::by(digest.algorithm(), &bytes) != digest {
         return Err("its config has changed".to_owned());
     }
     let document = config::parse(&digest, &bytes).map_err(|error| error.to_string())?;

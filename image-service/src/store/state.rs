@@ -73,12 +73,12 @@ impl State {
     }
 
     fn by_id(&self, text: &str) -> Option<&str> {
-        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let (algorithm, hex) = text.split_once(':').unwrap_or(("sha256", text));
         let is_hex = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !is_hex || hex.len() < MIN_SHORT_ID {
             return None;
         }
-        let prefix = format!("sha256:{hex}");
+        let prefix = format!("{algorithm}:{hex}");
         let mut matches = self
             .images
             .range(prefix.clone()..)

@@ -37,7 +37,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::Error;
 use crate::store::Trash;
 use crate::tap::Tap;
@@ -104,8 +104,10 @@ pub(crate) fn layer(
     tar_split: File,
     trash: &Trash,
 ) -> Result<Unpacked, Error> {
-    let mut blob = Tap::new(source);
-    let outcome = content(&mut blob, Tree::new(root, trash), tar_split);
+    let by = expected.diff_id.algorithm();
+    let blob_by = expected.blob.map_or(by, |blob| blob.algorithm());
+    let mut blob = Tap::new(source, blob_by);
+    let outcome = content(&mut blob, by, Tree::new(root, trash), tar_split);
     let subject = format!("layer {}", expected.diff_id);
     let (got, unpacked) = match outcome {
         Ok(done) => done,
@@ -140,13 +142,14 @@ fn check_blob<R>(subject: &str, expected: &Expected, blob: Tap<R>) -> Result<(),
 
 fn content(
     blob: &mut (impl Read + Send),
+    diff_by: Algorithm,
     tree: Tree<'_>,
     tar_split: File,
 ) -> Result<(Digest, Unpacked), Fault> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
     thread::scope(|scope| {
         let inflated = inflate::ahead(scope, &mut blob).map_err(Fault::Stream)?;
-        let diff = BufReader::with_capacity(BUFFER, Tap::new(inflated));
+        let diff = BufReader::with_capacity(BUFFER, Tap::new(inflated, diff_by));
         let mut archive = Archive::new(Capture::new(diff, tar_split));
         let mut unpacked = entry::apply_all(&mut archive, tree)?;
         let mut capture = archive.into_source();

@@ -38,7 +38,7 @@ pub(super) fn check(
     let mut check = Check::default();
     let mut events = Vec::new();
     let rebuilt = Rebuilt::new(tar_split, layer.as_fd(), |event| events.push(event))?;
-    let mut archive = Archive::new(Tap::new(rebuilt));
+    let mut archive = Archive::new(Tap::new(rebuilt, diff_id.algorithm()));
     let mut places = Places::new(layer);
     loop {
         let member = match archive.next() {

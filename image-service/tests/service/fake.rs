@@ -1,11 +1,19 @@
 //! A registry that answers what a test tells it to: bytes on a socket, one connection a request.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::image::{Image, MANIFEST_TYPE, digest};
 
@@ -15,6 +23,8 @@ pub(crate) struct Asked {
     /// By lower case name.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: String,
+    /// The client showed a certificate.
+    pub(crate) by_certificate: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +48,21 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(None, answer).await
+    }
+
+    /// With what `registry::certificates` wrote to `dir`; a client may show a certificate of that CA.
+    pub(crate) async fn start_tls(
+        dir: &Path,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(Some(tls(dir)), answer).await
+    }
+
+    async fn listen(
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -46,7 +71,19 @@ impl Fake {
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, Arc::clone(&answer), Arc::clone(&log)));
+                let (tls, answer, log) = (tls.clone(), Arc::clone(&answer), Arc::clone(&log));
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, false, answer, log).await,
+                        // The client may not trust us.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let shown = stream.get_ref().1.peer_certificates().is_some();
+                                serve(stream, shown, answer, log).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -144,7 +181,34 @@ pub(crate) fn asks_for(asked: &Asked, bytes: &[u8]) -> bool {
     asked.path.contains(&format!("/blobs/{}", digest(bytes)))
 }
 
-async fn serve(stream: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<Asked>>>) {
+fn tls(dir: &Path) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = |name: &str| -> Vec<_> {
+        let file = CertificateDer::pem_file_iter(dir.join(name)).unwrap();
+        file.map(Result::unwrap).collect()
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(chain("ca.pem"));
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_file(dir.join("server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain("server.pem"), key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    by_certificate: bool,
+    answer: Arc<Answer>,
+    log: Arc<Mutex<Vec<Asked>>>,
+) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
@@ -173,6 +237,7 @@ async fn serve(stream: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<Asked>
         path,
         headers,
         body,
+        by_certificate,
     };
     log.lock().unwrap().push(asked.clone());
     let reply = answer(&asked);

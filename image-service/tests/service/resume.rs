@@ -15,7 +15,7 @@ use crate::tree::{Pack, Tar};
 const PIECE: usize = 256 << 10;
 
 /// Bytes that no compression makes small, the same each time.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut seed = 1_u64;
     let mut next = || {
         seed ^= seed << 13;
@@ -26,7 +26,7 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-fn layer_of(len: usize) -> (Vec<u8>, Pack) {
+pub(crate) fn layer_of(len: usize) -> (Vec<u8>, Pack) {
     (Tar::new().file("noise", &noise(len)).bytes(), Pack::Plain)
 }
 

@@ -32,6 +32,31 @@ impl Site {
         Self::new_with(tempfile::tempdir().unwrap(), window).await
     }
 
+    /// One that waits so long for a byte.
+    pub(crate) async fn waiting(progress_timeout: Duration, keep_blobs: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            progress_timeout,
+            keep_blobs,
+            ..options(dir.path(), WINDOW)
+        };
+        let images = ImageService::open(options).await.unwrap();
+        images.collect_garbage().await;
+        Self { dir, images }
+    }
+
+    /// One that may fetch layers from these hosts.
+    pub(crate) async fn allowing(hosts: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            layer_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            ..options(dir.path(), WINDOW)
+        };
+        let images = ImageService::open(options).await.unwrap();
+        images.collect_garbage().await;
+        Self { dir, images }
+    }
+
     /// One that keeps blobs.
     pub(crate) async fn keeping() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -142,6 +167,7 @@ fn options(dir: &Path, window: Duration) -> Options {
         policy: Vec::new(),
         keep_blobs: false,
         pinned: vec!["*/pinned:*".to_owned()],
+        layer_hosts: Vec::new(),
     }
 }
 

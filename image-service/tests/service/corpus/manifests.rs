@@ -20,7 +20,7 @@ async fn every_manifest_has_its_fate() {
         (
             "layers that are no list",
             |m| m["layers"] = json!("x"),
-            "invalid type",
+            "not a list",
         ),
         (
             "a layer too many",
@@ -56,7 +56,7 @@ async fn every_manifest_has_its_fate() {
         (
             "a size below zero",
             |m| m["layers"][0]["size"] = json!(-1),
-            "invalid value",
+            "out of range",
         ),
         (
             "a size of exabytes",
@@ -98,13 +98,15 @@ async fn indexes_without_an_end() {
     let site = Site::new().await;
     let mut documents = Vec::new();
     let mut below = simple("end").digest;
+    let mut size = 300;
     for _ in 0..40 {
         let index = json!({
             "schemaVersion": 2, "mediaType": INDEX_TYPE,
-            "manifests": [{"mediaType": INDEX_TYPE, "digest": below, "size": 300}],
+            "manifests": [{"mediaType": INDEX_TYPE, "digest": below, "size": size}],
         });
         let index = index.to_string().into_bytes();
         below = digest(&index);
+        size = index.len();
         documents.push(index);
     }
     let top = documents.last().unwrap().clone();
