@@ -1,16 +1,17 @@
 //! Tar, member by member: V7, ustar, GNU and PAX, with every size bounded.
 //!
-//! The tar crate reads the fields of a header. The walk is ours: the crate reads long names and PAX
-//! records of any size into memory, and ignores a PAX size where it gives raw entries.
+//! Not by the tar crate, which reads long names and PAX records of any size into memory, ignores a PAX size where it gives raw
+//! entries, and takes less than other readers do.
 //!
 //! Rule: POSIX.1-2017, pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 
 use std::io::{self, Read};
 
 use rustix::fs::Timespec;
-use tar::{EntryType, Header};
+use tar::Header;
 
 use super::Fault;
+use super::header::{self, Fields};
 use super::pax::Pax;
 use super::sparse::{self, Map};
 
@@ -27,6 +28,8 @@ pub(crate) struct Archive<R> {
     left: u64,
     padding: u64,
     members: u64,
+    /// The name of the current member.
+    last: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl<R: Read> Archive<R> {
             left: 0,
             padding: 0,
             members: 0,
+            last: None,
         }
     }
 
@@ -77,13 +81,25 @@ impl<R: Read> Archive<R> {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            match header.entry_type() {
-                EntryType::GNULongName => extensions.long_name = Some(self.long_name(&header)?),
-                EntryType::GNULongLink => extensions.long_link = Some(self.long_name(&header)?),
-                EntryType::XHeader => extensions.pax = Pax::parse(&self.extension(&header)?)?,
+            let fields = Fields::of(&header);
+            match fields.kind() {
+                b'L' => extensions.long_name = Some(self.long_name(&fields)?),
+                b'K' => extensions.long_link = Some(self.long_name(&fields)?),
+                // Solaris' tar had its own letter for the same.
+                b'x' | b'X' => {
+                    let records = self.extension(&fields)?;
+                    let pax = Pax::parse(&records);
+                    extensions.pax = pax.map_err(|fault| fault.of(&fields.name()))?;
+                }
                 // Go's reader, hence containerd, gives them no effect either.
-                EntryType::XGlobalHeader => drop(self.extension(&header)?),
-                _ => return self.member(&header, extensions).map(Some),
+                b'g' => drop(self.extension(&fields)?),
+                _ => {
+                    let name = extensions.name(&fields);
+                    let member = self.member(&fields, &name, extensions);
+                    let member = member.map_err(|fault| fault.of(&name))?;
+                    self.last = Some(name);
+                    return Ok(Some(member));
+                }
             }
         }
     }
@@ -153,10 +169,14 @@ impl<R: Read> Archive<R> {
                 _ => Ok(None),
             };
         }
-        if !has_valid_checksum(&header) {
-            return Err(Fault::Archive(
-                "it is no tar archive: a header's checksum is wrong",
-            ));
+        if !Fields::of(&header).has_valid_checksum() {
+            return Err(match &self.last {
+                None => Fault::Archive("it is no tar archive: its first block is no header"),
+                Some(name) => Fault::At {
+                    name: name.clone(),
+                    reason: "what follows it in the archive is no header",
+                },
+            });
         }
         self.members += 1;
         if self.members > MAX_MEMBERS {
@@ -181,12 +201,12 @@ impl<R: Read> Archive<R> {
         Ok(Some(header))
     }
 
-    fn extension(&mut self, header: &Header) -> Result<Vec<u8>, Fault> {
-        let size = header.entry_size().map_err(|_| BAD_NUMBER)?;
+    fn extension(&mut self, fields: &Fields<'_>) -> Result<Vec<u8>, Fault> {
+        let size = size_of(fields).map_err(|fault| fault.of(&fields.name()))?;
         if size > MAX_EXTENSION {
             return Err(Fault::Archive("an extended header is larger than 1 MiB"));
         }
-        self.begin_data(size)?;
+        self.begin_data(size);
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         loop {
@@ -197,150 +217,154 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    fn long_name(&mut self, header: &Header) -> Result<Vec<u8>, Fault> {
-        let mut name = self.extension(header)?;
-        while name.last() == Some(&0) {
-            name.pop();
-        }
-        Ok(name)
+    fn long_name(&mut self, fields: &Fields<'_>) -> Result<Vec<u8>, Fault> {
+        let name = self.extension(fields)?;
+        Ok(header::text(&name).to_vec())
     }
 
-    fn begin_data(&mut self, size: u64) -> Result<(), Fault> {
-        if i64::try_from(size).is_err() {
-            return Err(BAD_NUMBER);
-        }
+    fn begin_data(&mut self, size: u64) {
         self.left = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
-        Ok(())
     }
 
-    fn member(&mut self, header: &Header, extensions: Extensions) -> Result<Member, Fault> {
+    fn member(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &[u8],
+        extensions: Extensions,
+    ) -> Result<Member, Fault> {
         let pax = &extensions.pax;
-        let name = pax
-            .get("GNU.sparse.name")
-            .or_else(|| pax.get("path"))
-            .map(<[u8]>::to_vec)
-            .or(extensions.long_name)
-            .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax
-            .get("linkpath")
-            .map(<[u8]>::to_vec)
-            .or(extensions.long_link)
-            .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-        let refuse = |reason: &str| Fault::Entry {
-            name: name.clone(),
-            reason: reason.to_owned(),
-            source: None,
-        };
+        // As Go has it: GNU's own header counts more.
+        let link = extensions
+            .long_link
+            .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
+            .or_else(|| fields.link());
         let target = || {
             link.clone()
-                .ok_or_else(|| refuse("a link without a target"))
+                .ok_or(Fault::Archive("a link without a target"))
         };
-        let kind = match header.entry_type() {
-            // V7 archives mark directories by the name alone.
-            EntryType::Regular if name.ends_with(b"/") => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => self.file(header, pax)?,
-            EntryType::GNUSparse => self.gnu_sparse(header)?,
-            EntryType::Directory => Kind::Directory,
-            EntryType::Symlink => Kind::Symlink { target: target()? },
-            EntryType::Link => Kind::Hardlink { target: target()? },
-            EntryType::Fifo => Kind::Fifo,
-            EntryType::Char => {
-                let (major, minor) = device(header)?;
+        let kind = match fields.kind() {
+            0 | b'0' if name.ends_with(b"/") => self.file_or_directory(fields, pax)?,
+            0 | b'0' | b'7' => self.file(fields, pax)?,
+            b'S' => self.gnu_sparse(fields)?,
+            b'5' => Kind::Directory,
+            b'2' => Kind::Symlink { target: target()? },
+            b'1' => Kind::Hardlink { target: target()? },
+            b'6' => Kind::Fifo,
+            b'3' => {
+                let (major, minor) = device(fields)?;
                 Kind::Character { major, minor }
             }
-            EntryType::Block => {
-                let (major, minor) = device(header)?;
+            b'4' => {
+                let (major, minor) = device(fields)?;
                 Kind::Block { major, minor }
             }
             other => {
-                let flag = char::from(other.as_byte());
-                return Err(refuse(&format!("entries of type {flag:?} are unknown")));
+                return Err(Fault::Entry {
+                    name: name.to_vec(),
+                    reason: format!("entries of type {:?} are unknown", char::from(other)),
+                    source: None,
+                });
             }
         };
-        let fields = header.as_old();
-        let id = |key, field: &[u8], value: io::Result<u64>| {
+        let id = |key, field: Option<i64>| {
             let id = match pax.number(key)? {
-                Some(id) => id,
-                None => number(field, value)?,
+                Some(id) => Some(id),
+                None => u64::try_from(field.ok_or(BAD_NUMBER)?).ok(),
             };
             // The last id is the kernel's "leave as it is".
-            match u32::try_from(id) {
-                Ok(id) if id != u32::MAX => Ok(id),
-                _ => Err(refuse("the owner is no valid id")),
+            match id.map(u32::try_from) {
+                Some(Ok(id)) if id != u32::MAX => Ok(id),
+                _ => Err(Fault::Archive("the owner is no valid id")),
             }
         };
+        let mode = fields.mode().ok_or(BAD_NUMBER)? & 0o7777;
         Ok(Member {
-            uid: id("uid", &fields.uid, header.uid())?,
-            gid: id("gid", &fields.gid, header.gid())?,
-            mode: number(&fields.mode, header.mode())? & 0o7777,
+            uid: id("uid", fields.uid())?,
+            gid: id("gid", fields.gid())?,
+            mode: u32::try_from(mode).unwrap_or(0),
             mtime: match pax.time("mtime")? {
                 Some(mtime) => mtime,
                 None => Timespec {
-                    tv_sec: number(&fields.mtime, header.mtime())?.cast_signed(),
+                    tv_sec: fields.mtime().ok_or(BAD_NUMBER)?,
                     tv_nsec: 0,
                 },
             },
             xattrs: pax.xattrs(),
-            name,
+            name: match pax.get("GNU.sparse.name") {
+                Some(real) if matches!(kind, Kind::File { sparse: Some(_) }) => real.to_vec(),
+                _ => name.to_vec(),
+            },
             kind,
         })
     }
 
-    fn file(&mut self, header: &Header, pax: &Pax) -> Result<Kind, Fault> {
+    /// A name with a slash at its end, of a type that is a file's. V7 archives mark directories so, and have no data for
+    /// them; what they have nevertheless is passed over. From newer tools it is a directory, too, unless it has data: that
+    /// is a file for Go's reader, and so for all who run images by it.
+    fn file_or_directory(&mut self, fields: &Fields<'_>, pax: &Pax) -> Result<Kind, Fault> {
         let size = match pax.number("size")? {
             Some(size) => size,
-            None => number(&header.as_old().size, header.entry_size())?,
+            None => size_of(fields)?,
         };
-        self.begin_data(size)?;
+        if size > 0 && fields.kind() == b'0' {
+            return self.file(fields, pax);
+        }
+        self.begin_data(checked(size)?);
+        Ok(Kind::Directory)
+    }
+
+    fn file(&mut self, fields: &Fields<'_>, pax: &Pax) -> Result<Kind, Fault> {
+        let size = match pax.number("size")? {
+            Some(size) => checked(size)?,
+            None => size_of(fields)?,
+        };
+        self.begin_data(size);
         let sparse = sparse::from_pax(pax, &mut self.left, &mut self.reader)?;
         Ok(Kind::File { sparse })
     }
 
-    fn gnu_sparse(&mut self, header: &Header) -> Result<Kind, Fault> {
-        let size = header.entry_size().map_err(|_| BAD_NUMBER)?;
-        let gnu = header.as_gnu().ok_or(BAD_NUMBER)?;
-        let map = sparse::from_gnu(gnu, size, &mut self.reader)?;
-        self.begin_data(size)?;
+    fn gnu_sparse(&mut self, fields: &Fields<'_>) -> Result<Kind, Fault> {
+        let size = size_of(fields)?;
+        let map = sparse::from_gnu(fields, size, &mut self.reader)?;
+        self.begin_data(size);
         Ok(Kind::File { sparse: Some(map) })
+    }
+}
+
+impl Extensions {
+    /// As Go has it: GNU's own header counts more than PAX records, these more than the header.
+    fn name(&self, fields: &Fields<'_>) -> Vec<u8> {
+        match (&self.long_name, self.pax.get("path")) {
+            (Some(name), _) if !name.is_empty() => name.clone(),
+            (_, Some(path)) => path.to_vec(),
+            _ => fields.name(),
+        }
     }
 }
 
 const TRUNCATED: Fault = Fault::Archive("the archive ends in the middle of an entry");
 const BAD_NUMBER: Fault = Fault::Archive("a number in a header is broken");
 
-/// The number in `field`, of which the tar crate made `value`. Hand-made archives leave a field empty where it is 0.
-fn number<T: Default>(field: &[u8], value: io::Result<T>) -> Result<T, Fault> {
-    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-        return Ok(T::default());
-    }
-    value.map_err(|_| BAD_NUMBER)
+fn size_of(fields: &Fields<'_>) -> Result<u64, Fault> {
+    u64::try_from(fields.size().ok_or(BAD_NUMBER)?).map_err(|_| BAD_NUMBER)
 }
 
-fn device(header: &Header) -> Result<(u32, u32), Fault> {
-    let number = |field: io::Result<Option<u32>>| field.ok().flatten().ok_or(BAD_NUMBER);
-    let (major, minor) = (
-        number(header.device_major())?,
-        number(header.device_minor())?,
-    );
+fn checked(size: u64) -> Result<u64, Fault> {
+    match i64::try_from(size) {
+        Ok(_) => Ok(size),
+        Err(_) => Err(BAD_NUMBER),
+    }
+}
+
+fn device(fields: &Fields<'_>) -> Result<(u32, u32), Fault> {
+    let number = |field: Option<i64>| field.ok_or(BAD_NUMBER);
+    let (major, minor) = (number(fields.major())?, number(fields.minor())?);
     // The kernel would cut them off: include/linux/kdev_t.h.
-    if major >= 1 << 12 || minor >= 1 << 20 {
-        return Err(Fault::Archive(
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) if major < 1 << 12 && minor < 1 << 20 => Ok((major, minor)),
+        _ => Err(Fault::Archive(
             "a device has a number that Linux does not have",
-        ));
+        )),
     }
-    Ok((major, minor))
-}
-
-/// Old tars summed signed bytes.
-fn has_valid_checksum(header: &Header) -> bool {
-    let Ok(want) = header.cksum() else {
-        return false;
-    };
-    let field = 148..156;
-    let bytes = header.as_bytes().iter().enumerate();
-    let bytes = bytes.map(|(at, byte)| if field.contains(&at) { b' ' } else { *byte });
-    let unsigned: u32 = bytes.clone().map(u32::from).sum();
-    let signed: i32 = bytes.map(|byte| i32::from(byte.cast_signed())).sum();
-    want == unsigned || i64::from(want) == i64::from(signed)
 }

@@ -14,6 +14,8 @@ mod tree;
 
 mod archive;
 
+mod header;
+
 mod sparse;
 
 mod pax;
@@ -52,6 +54,13 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A zstd file may begin with a frame to skip, as zstd:chunked's do. The low nibble is free.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
+/// What other tools pack archives with. Unlikely to be how a name in an archive begins.
+const OTHER_MAGICS: [(&[u8], &str); 3] = [
+    (b"BZh91AY&SY", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+];
+
 /// What a layer must be.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
@@ -83,6 +92,8 @@ pub(crate) enum Fault {
     Stream(io::Error),
     /// The bytes are no tar archive.
     Archive(&'static str),
+    /// They are none at this entry.
+    At { name: Vec<u8>, reason: &'static str },
     /// What is kept of the archive cannot be written.
     TarSplit(io::Error),
     Entry {
@@ -112,7 +123,7 @@ pub(crate) fn layer(
     let (got, unpacked) = match outcome {
         Ok(done) => done,
         // Bytes that make no sense are mostly not the bytes that were asked for: say that then.
-        Err(fault @ (Fault::Stream(_) | Fault::Archive(_))) => {
+        Err(fault @ (Fault::Stream(_) | Fault::Archive(_) | Fault::At { .. })) => {
             let drained = io::copy(&mut blob, &mut io::sink());
             if drained.is_ok() {
                 check_blob(&subject, expected, blob)?;
@@ -184,6 +195,13 @@ enum Format {
 
 fn format(source: &mut BufReader<impl Read>) -> io::Result<Format> {
     let head = source.fill_buf()?;
+    if let Some((_, name)) = OTHER_MAGICS
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+    {
+        let text = format!("it is compressed by {name}; layers are by gzip, zstd or not at all");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     if head.starts_with(&GZIP_MAGIC) {
         return Ok(Format::Gzip);
     }
@@ -194,11 +212,22 @@ fn format(source: &mut BufReader<impl Read>) -> io::Result<Format> {
 }
 
 impl Fault {
+    /// What is wrong with an archive is wrong with one of its entries.
+    fn of(self, entry: &[u8]) -> Self {
+        match self {
+            Self::Archive(reason) => Self::At {
+                name: entry.to_vec(),
+                reason,
+            },
+            other => other,
+        }
+    }
+
     /// For archives that are no layers.
     pub(crate) fn reason(self) -> String {
         match self {
             Self::Stream(error) => error.to_string(),
-            Self::Archive(reason) => reason.to_owned(),
+            Self::Archive(reason) | Self::At { reason, .. } => reason.to_owned(),
             Self::TarSplit(error) => error.to_string(),
             Self::Entry { reason, .. } => reason,
         }
@@ -211,6 +240,12 @@ impl Fault {
                 _ => Error::content(format!("layer {diff_id}"), source),
             },
             Self::Archive(reason) => Error::content(format!("layer {diff_id}"), reason),
+            Self::At { name, reason } => Error::Entry {
+                layer: diff_id.to_string(),
+                entry: String::from_utf8_lossy(&name).into_owned(),
+                reason: reason.to_owned(),
+                source: None,
+            },
             Self::TarSplit(source) => Error::Entry {
                 layer: diff_id.to_string(),
                 entry: "/".to_owned(),

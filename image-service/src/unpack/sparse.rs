@@ -5,14 +5,15 @@
 
 use std::io::Read;
 
-use tar::{GnuExtSparseHeader, GnuHeader};
-
 use super::Fault;
+use super::header::{Fields, numeric};
 use super::pax::{Pax, decimal};
 
 /// A fragment a block is the worst that tar writes; this is 4 GiB of it.
 const MAX_FRAGMENTS: usize = 1 << 20;
 const BLOCK: usize = 512;
+/// Offset and length, as numbers in a header are written. Unit: bytes.
+const FRAGMENT: usize = 24;
 const BROKEN: Fault = Fault::Archive("a sparse file's map is broken");
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,31 +46,32 @@ impl Map {
 
 /// The old form: four fragments in the header, more in blocks that follow it.
 pub(super) fn from_gnu(
-    header: &GnuHeader,
+    fields: &Fields<'_>,
     stored: u64,
     reader: &mut impl Read,
 ) -> Result<Map, Fault> {
-    let real_size = header.real_size().map_err(|_| BROKEN)?;
+    let number = |field: &[u8]| numeric(field).and_then(|number| u64::try_from(number).ok());
+    let (entries, is_extended, real_size) = fields.gnu_sparse().ok_or(BROKEN)?;
+    let real_size = number(real_size).ok_or(BROKEN)?;
     let mut fragments = Vec::new();
-    let mut add = |entries: &[tar::GnuSparseHeader]| {
-        for entry in entries.iter().filter(|entry| !entry.is_empty()) {
-            let offset = entry.offset().map_err(|_| BROKEN)?;
-            fragments.push((offset, entry.length().map_err(|_| BROKEN)?));
+    let mut add = |entries: &[u8]| {
+        let (entries, _) = entries.as_chunks::<FRAGMENT>();
+        for entry in entries.iter().take_while(|entry| entry[0] != 0) {
+            let (offset, length) = entry.split_at(FRAGMENT / 2);
+            fragments.push((number(offset).ok_or(BROKEN)?, number(length).ok_or(BROKEN)?));
         }
         if fragments.len() > MAX_FRAGMENTS {
             return Err(BROKEN);
         }
         Ok(())
     };
-    add(&header.sparse)?;
-    let mut more = header.is_extended();
+    add(entries)?;
+    let mut more = is_extended;
     while more {
-        let mut block = GnuExtSparseHeader::new();
-        reader
-            .read_exact(block.as_mut_bytes())
-            .map_err(Fault::Stream)?;
-        add(&block.sparse)?;
-        more = block.is_extended();
+        let mut block = [0; BLOCK];
+        reader.read_exact(&mut block).map_err(Fault::Stream)?;
+        add(&block[..21 * FRAGMENT])?;
+        more = block[21 * FRAGMENT] != 0;
     }
     Map::new(real_size, fragments, stored)
 }

@@ -28,6 +28,7 @@ mod resume;
 mod shared;
 mod site;
 mod spellings;
+mod tars;
 mod trackers;
 mod tree;
 mod trust;
