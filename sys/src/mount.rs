@@ -354,7 +354,7 @@ mod tests {
             assert_eq!(changed.map_err(errno), Err(Some(libc::EINVAL)));
             let copied = clone_tree_at(sealed.file.as_fd(), false).map(drop);
             assert_eq!(copied.map_err(errno), Err(Some(libc::EINVAL)));
-            let mode = std::fs::Permissions::from_mode(0);
+            let mode = std::fs::Permissions::from_mode(0o000);
             let closed = std::fs::set_permissions(&path, mode);
             assert_eq!(closed.map_err(errno), Err(Some(libc::EROFS)));
         });

@@ -9,6 +9,15 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(10);
 
+/// How long anything is waited for.
+pub fn limit() -> Duration {
+    let patience: f64 = std::env::var("TEST_PATIENCE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
+    LIMIT.mul_f64(patience)
+}
+
 /// Asks until the answer is `Ok`.
 ///
 /// # Errors
@@ -16,11 +25,7 @@ const STEP: Duration = Duration::from_millis(10);
 pub async fn until<T, E, F: Future<Output = Result<T, E>>>(
     mut ask: impl FnMut() -> F,
 ) -> Result<T, E> {
-    let patience: f64 = std::env::var("TEST_PATIENCE")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1.0);
-    let end = Instant::now() + LIMIT.mul_f64(patience);
+    let end = Instant::now() + limit();
     loop {
         match ask().await {
             Err(_) if Instant::now() < end => tokio::time::sleep(STEP).await,

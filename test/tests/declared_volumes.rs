@@ -8,7 +8,7 @@ use std::{
 };
 
 use corten_proto::cri;
-use corten_test::{image, leftovers::Leftovers, node::Node, pod};
+use corten_test::{image, leftovers::Leftovers, node::Node, pod, wait::limit};
 use serde_json::json;
 use tonic::Code;
 
@@ -253,8 +253,8 @@ async fn holes_of_an_images_files_take_nothing() {
         .corten_image(&["load", &archive.display().to_string()])
         .unwrap();
     let created = site.run("sparse", Vec::new());
-    let created = tokio::time::timeout(std::time::Duration::from_secs(20), created).await;
-    let id = created.expect("it is copied for ever");
+    let created = tokio::time::timeout(limit(), created).await;
+    let id = created.unwrap_or_else(|_| panic!("it is copied for ever"));
     let size = site.output(&id, "stat -c %s /data/hole").await;
     assert_eq!(size, format!("{HOLE}\n"));
     let copy = site.volumes(&id).join("0/hole");

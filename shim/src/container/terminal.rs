@@ -8,7 +8,7 @@ use std::{
 use corten_proto::shim::Identity;
 use corten_sys::{mount, process, root::Root, socket, terminal};
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, Uid, fchown, fstatfs, openat2},
+    fs::{FsWord, Mode, OFlags, ResolveFlags, Uid, fchown, fstatfs, openat2},
     process::ioctl_tiocsctty,
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
 };
@@ -17,7 +17,7 @@ use crate::failure::{Doing, Result, invalid};
 
 const PTS: &str = "/dev/pts";
 /// linux/magic.h, DEVPTS_SUPER_MAGIC.
-const DEVPTS: i64 = 0x1cd1;
+const DEVPTS: FsWord = 0x1cd1;
 
 /// The variable by which a command on a terminal learns of its kind, unless the container has one of its own.
 pub(super) const KIND: &[u8] = b"TERM=xterm";
@@ -50,7 +50,7 @@ fn open_master(root: &Root) -> Result<OwnedFd> {
     let pts = root
         .open_at(Path::new(PTS), flags, Mode::empty())
         .doing("open", PTS)?;
-    if i64::from(fstatfs(&pts).doing("statfs", PTS)?.f_type) != DEVPTS {
+    if fstatfs(&pts).doing("statfs", PTS)?.f_type != DEVPTS {
         let hint = "it is not a devpts, so that there are no terminals in this container";
         return Err(invalid("open", PTS, hint));
     }

@@ -1,7 +1,7 @@
 //! What containers write to outside of their own layers and volumes: the pod's files in /etc, and its shared memory.
 
 use corten_proto::cri::{self, NamespaceMode};
-use corten_test::{leftovers::Leftovers, pod};
+use corten_test::{leftovers::Leftovers, pod, wait::limit};
 use nix::sys::signal::Signal;
 
 use super::site::{Site, options};
@@ -78,11 +78,7 @@ async fn shared_memory_and_devices_are_charged_to_who_fills_them() {
             "perl -e 'mkdir \"{place}/d\"; for (1..1000000) {{ open F, \">\", \"{place}/d/$_\" or last }}'"
         );
         let mut runtime = site.runtime.clone();
-        let _ = tokio::time::timeout(
-            std::time::Duration::from_secs(20),
-            pod::exec(&mut runtime, &id, &fill),
-        )
-        .await;
+        let _ = tokio::time::timeout(limit(), pod::exec(&mut runtime, &id, &fill)).await;
         let count = "ls /dev/shm/d /dev/d 2>/dev/null | wc -l";
         let made = pod::output(&mut runtime, &id, count).await;
         let made: u64 = made.unwrap_or_default().trim().parse().unwrap_or(0);

@@ -1,17 +1,20 @@
 //! A node, and containers that run parts of this very program.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, fs, path::PathBuf};
 
 use corten_proto::cri::{self, NamespaceMode};
-use corten_test::{image, node::Node, pod, wait::until};
+use corten_test::{
+    image,
+    node::Node,
+    pod,
+    wait::{limit, until},
+};
 use tokio::time::timeout;
 
 /// Set in containers: the parts that attack do nothing on the host.
 const ATTACKS: &str = "CORTEN_ATTACKS";
 /// Shared by all containers and the test.
 pub(crate) const SHARED: &str = "/attack-shared";
-/// Far above what a call takes, and below for ever.
-const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) fn is_in_container() -> bool {
     env::var_os(ATTACKS).is_some()
@@ -99,6 +102,11 @@ impl Site {
             .into();
         let security = pod::security(&mut config);
         security.namespace_options = Some(options.clone());
+        // What a profile forbids is not to be what keeps other pods alive.
+        security.apparmor = Some(cri::SecurityProfile {
+            profile_type: cri::security_profile::ProfileType::Unconfined.into(),
+            ..Default::default()
+        });
         security.capabilities = Some(cri::Capability {
             add_capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
@@ -113,8 +121,10 @@ impl Site {
 
     /// Waits for an answer, for a while.
     pub(crate) async fn soon<T>(&self, call: impl Future<Output = pod::Reply<T>>) -> T {
-        let answer = timeout(SOON, call).await;
-        answer.expect("the daemon does not answer").unwrap()
+        let answer = timeout(limit(), call).await;
+        answer
+            .unwrap_or_else(|_| panic!("the daemon does not answer"))
+            .unwrap()
     }
 
     pub(crate) async fn wait_for(&self, name: &str) -> String {

@@ -52,7 +52,7 @@ fn change(root: &Path) {
     let _ = fs::rename(&place, root.join("moved"));
     let _ = fs::remove_dir(&place);
     let _ = symlink("/proc", &place);
-    let _ = fs::set_permissions(root, Permissions::from_mode(0));
+    let _ = fs::set_permissions(root, Permissions::from_mode(0o000));
 }
 
 fn make_writable(way: &str) {
@@ -86,7 +86,8 @@ fn change_mounts() {
 
 /// Makes the mount of process 1's program writable (mount_setattr(2)), and closes the program to everybody.
 const CLOSE_PROGRAM: &str = "perl -e 'open F, \"<\", \"/proc/1/exe\" or exit; \
-    syscall 442, fileno F, \"\", 0x1000, pack(\"Q4\", 0, 1, 0, 0), 32; \
+    my ($path, $attr) = (\"\", pack \"Q4\", 0, 1, 0, 0); \
+    syscall 442, fileno F, $path, 0x1000, $attr, 32; \
     chmod 0, \"/proc/self/fd/\" . fileno F'";
 
 #[tokio::test(flavor = "multi_thread")]

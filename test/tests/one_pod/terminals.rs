@@ -1,12 +1,12 @@
 //! What a container has at the place of its terminals, when a command is given one.
 
-use std::{sync::Mutex, time::Duration};
+use std::sync::Mutex;
 
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{
     pod,
     streams::{self, Protocol},
-    wait::until,
+    wait::{limit, until},
 };
 use nix::sys::signal::Signal;
 
@@ -91,8 +91,9 @@ async fn a_terminal_is_one_of_the_containers_own_devpts() {
             .await
             .unwrap();
         let ran = tokio::task::spawn_blocking(|| streams::run(command, b""));
-        let ran = tokio::time::timeout(Duration::from_secs(20), ran).await;
-        let ran = ran.expect("the session does not end").unwrap().unwrap();
+        let ran = tokio::time::timeout(limit(), ran).await;
+        let ran = ran.unwrap_or_else(|_| panic!("the session does not end"));
+        let ran = ran.unwrap().unwrap();
         let (said, error) = (
             String::from_utf8_lossy(&ran.stdout).into_owned(),
             String::from_utf8_lossy(&ran.stderr).into_owned(),
