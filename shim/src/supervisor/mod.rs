@@ -152,7 +152,8 @@ impl Supervisor {
                     let _ = self.listener.accept();
                     note(format_args!("a connection was refused: {error}"));
                     self.spare = spare();
-                    continue;
+                    // The kernel looks for a descriptor before it looks for a connection: another try would say the same.
+                    return;
                 }
                 Err(error) => {
                     note(format_args!("a connection was lost: {error}"));
