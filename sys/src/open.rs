@@ -14,8 +14,7 @@ use rustix::{
     path::Arg,
 };
 
-/// Attempts at one path. One in a hundred fails on two cores that do nothing else but rename and mount, and a thousand in a
-/// row for no machine that gets anything done.
+/// Attempts at one path. Beside loops that do nothing but rename and mount, on both of two cores, one in a hundred fails.
 const TRIES: u32 = 1000;
 
 /// Opens `path` below `dir`, close-on-exec.

@@ -341,8 +341,13 @@ async fn a_mount_that_cannot_be_made_is_told_by_its_field() {
         message.starts_with("config.mounts[1].container_path: "),
         "{message}"
     );
+}
 
-    // What may be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn proc_and_what_emulators_stand_in_for_can_be_mounted() {
+    let mut site = Site::new(&[], &[]).await;
+    let data = site.data();
+    let file = data.join("file");
     let mounts = vec![
         mount(&file, "/proc/meminfo"),
         mount(&file, "/proc/sys/kernel/ns_last_pid"),

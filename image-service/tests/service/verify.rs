@@ -136,13 +136,14 @@ async fn what_took_a_files_name_is_not_opened() {
     let waits_in = Path::new("/proc")
         .join(receive.recv().unwrap())
         .join("wchan");
-    eventually(|| match fs::read_to_string(&waits_in) {
+    let waits = || match fs::read_to_string(&waits_in) {
         Ok(place) if place.contains("partner") => Ok(()),
         place => Err(format!("{place:?}")),
-    });
+    };
+    eventually(waits);
     let found = site.images.verify(false).await.unwrap();
     assert_eq!(found.layers, 1);
-    assert!(!writer.is_finished());
+    assert_eq!(waits(), Ok(()));
     let mut reader = File::options();
     reader
         .read(true)

@@ -117,6 +117,19 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_not_opened_to_see_what_it_is() {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let dir = Dir::new("device");
+        // No driver has it: its open would fail in words of the kernel's.
+        let known = fs::read_to_string("/proc/devices").unwrap();
+        let unused = (300..511).find(|major| !known.contains(&format!("\n{major} ")));
+        let (device, number) = (dir.0.join("0.log"), makedev(unused.unwrap(), 0));
+        mknod(&device, SFlag::S_IFCHR, Mode::S_IRWXU, number).unwrap();
+        let refused = LogFile::open(&device).unwrap_err();
+        assert_eq!(refused.to_string(), "it is not a regular file");
+    }
+
+    #[test]
     fn what_does_not_fit_is_cut_at_a_line() {
         let dir = Dir::new("full");
         let path = dir.0.join("0.log");
