@@ -90,7 +90,11 @@ impl Cache {
     pub(crate) fn leave(&self, id: &str) -> Result<()> {
         self.forget_aside(id)?;
         let (from, to) = (self.path(id, ATTACHED), self.path(id, LEAVING));
-        fs::rename(&from, &to).doing(|| format!("rename {} to {}", from.display(), to.display()))
+        match fs::rename(&from, &to) {
+            // Whoever was here before has done it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.doing(|| format!("rename {} to {}", from.display(), to.display())),
+        }
     }
 
     /// Removes the pod's files, and what a killed daemon has left of writing them.

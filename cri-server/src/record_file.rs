@@ -88,7 +88,7 @@ mod tests {
             &path,
             &Operation {
                 name: "RunPodSandbox".into(),
-                resources: vec![],
+                ..Operation::default()
             },
         )
         .unwrap();

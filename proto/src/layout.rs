@@ -26,6 +26,8 @@ pub const SHIM_SOCKET: &str = "shim.sock";
 pub const SHIM_LOG: &str = "shim.log";
 /// A [`crate::shim::Exited`], written aside and renamed.
 pub const EXIT: &str = "exit";
+/// What the shim has answered to Start, which the daemon keeps for a later one.
+pub const STARTED: &str = "started";
 
 /// The PID namespace of another container that a container is to be in.
 pub const TARGET_PIDS: &str = "target-pids";

@@ -253,3 +253,66 @@ async fn a_kill_in_the_middle_of_a_pull_leaves_nothing() {
         Leftovers::settle(&node, &before).await.unwrap();
     }
 }
+
+/// The host's id of a container's shim.
+fn shim_of(node: &Node, id: &str) -> String {
+    let find = format!(
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^corten-shim container {id}' && echo ${{p#/proc/}} || true; done"
+    );
+    node.shell(&find).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_does_not_answer_holds_nobody_up_and_leaves_nothing() {
+    let mut node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod = pod::run_pod(&mut runtime, &pod::pod("silent"))
+        .await
+        .unwrap();
+    let config = pod::container("silent", "sleep 1000");
+    let id = pod::run(&mut runtime, &pod, &config).await.unwrap();
+    let started_at = pod::status(&mut runtime, &id).await.unwrap().started_at;
+    let shim = shim_of(&node, &id);
+    node.shell(&format!("kill -STOP {shim}")).unwrap();
+    node.end_daemon(Signal::SIGKILL).unwrap();
+    node.start_daemon().await.unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let status = pod::status(&mut runtime, &id).await.unwrap();
+    assert_eq!(
+        (status.state(), status.started_at),
+        (ContainerState::ContainerRunning, started_at)
+    );
+    let status = pod::exited(&runtime, &id).await.unwrap();
+    assert_eq!(status.exit_code, 255);
+    assert_eq!(shim_of(&node, &id), "");
+    pod::remove_pod(&mut runtime, &pod).await.unwrap();
+    Leftovers::settle(&node, &before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_pod_is_gone_is_removed_at_the_start() {
+    let mut node = Node::start().await.unwrap();
+    image::load_busybox(&node).await.unwrap();
+    let before = Leftovers::count(&node).unwrap();
+    let mut runtime = node.runtime().await.unwrap();
+    let pod = pod::host_network_pod("gone");
+    let pod = pod::run_pod(&mut runtime, &pod).await.unwrap();
+    let config = pod::container("runs", "sleep 1000");
+    pod::run(&mut runtime, &pod, &config).await.unwrap();
+    let config = pod::container("waits", "sleep 1000");
+    pod::create(&mut runtime, &pod, &config).await.unwrap();
+    node.end_daemon(Signal::SIGKILL).unwrap();
+    fs::remove_file(node.root().join("pods").join(&pod)).unwrap();
+    node.start_daemon().await.unwrap();
+    let runtime = node.runtime().await.unwrap();
+    until(|| async {
+        let left = pod::containers(&mut runtime.clone()).await?;
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    Leftovers::settle(&node, &before).await.unwrap();
+}

@@ -14,8 +14,8 @@ use corten_image::{Image, LayerHold};
 use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
-    record::{self, Resource, resource::Kind},
-    shim::{Plan, UserNamespace, mount},
+    record::{self, Operation, Resource, resource::Kind},
+    shim::{Exited, Plan, UserNamespace, mount},
 };
 use corten_sys::{ns, private};
 
@@ -27,7 +27,7 @@ use crate::{
     config::DeclaredVolumes,
     context::Context,
     error::{At, Error, Result},
-    operation::{Hash, attempt},
+    operation::{self, Hash, attempt},
     pod::{self, Pod},
     record_file, selinux, spec, systemd,
 };
@@ -43,6 +43,7 @@ pub(crate) async fn create(
     config: cri::ContainerConfig,
     hash: Hash,
 ) -> Result<String> {
+    let _member = pod.share().await;
     pod.check_ready()?;
     if let Some(there) = cx.store.container_named(
         &pod.record.id,
@@ -55,6 +56,7 @@ pub(crate) async fn create(
                 id: there.record.id.clone(),
             });
         }
+        there.settled().await;
         if there.record.request_hash == hash && there.state() == State::Created {
             return Ok(there.record.id.clone());
         }
@@ -68,10 +70,16 @@ pub(crate) async fn create(
     };
     let (plan, external) = plan(&cx, &draft).await?;
     let record = draft.record(&cx, &plan);
-    let entry = cx
-        .ledger
-        .begin("CreateContainer", &draft.id, &record.resources)?;
-    let (id, resources) = (draft.id.clone(), record.resources.clone());
+    let operation = Operation {
+        name: "CreateContainer".into(),
+        resources: record.resources.clone(),
+        key: key(&draft.pod, &draft.config),
+        pod: None,
+        container: Some(record.clone()),
+    };
+    let path = super::record_path(&cx, &draft.id);
+    let entry = cx.ledger.begin(&draft.id, path, &operation)?;
+    let (id, resources) = (draft.id.clone(), operation.resources);
     let layers = [draft.layers]
         .into_iter()
         .chain(draft.image_volumes.into_layers());
@@ -89,8 +97,40 @@ pub(crate) async fn create(
         ),
     )
     .await;
-    made.map_err(|failed| failed.error)?;
-    Ok(id)
+    match made {
+        Ok(()) => Ok(id),
+        Err(failed) => {
+            if let (Some(entry), Some(record)) = (failed.left_over, operation.container) {
+                publish_left_over(&cx, record)?;
+                operation::close(entry);
+            }
+            Err(failed.error)
+        }
+    }
+}
+
+/// The operations' key for a container of `pod`.
+pub(crate) fn key(pod: &Pod, config: &cri::ContainerConfig) -> String {
+    let name = config.metadata.as_ref().map(name).unwrap_or_default();
+    format!("container {name} of pod {}", pod.record.id)
+}
+
+/// Keeps in sight what could not be undone of a container: it has ended, and is removed by who sees it or with its pod.
+pub(crate) fn publish_left_over(cx: &Context, mut record: record::Container) -> Result<()> {
+    let dir = layout::container_root(&cx.config.root, &record.id);
+    fs::create_dir_all(&dir).at("create", &dir)?;
+    record.shim_may_live = true;
+    let container = Container::new(record, State::Created, Vec::new());
+    let exit = Exited {
+        message: "the container could not be made, and what was made of it could not be undone"
+            .into(),
+        ..exit::unseen()
+    };
+    container.end(cx, exit, String::new());
+    // What is not recorded stays in the ledger.
+    container.save(cx)?;
+    cx.store.restore_container(Arc::new(container));
+    Ok(())
 }
 
 /// A container that is about to be made.
@@ -355,12 +395,19 @@ async fn make(
         .map_err(failed("start the container's shim"))?;
     let events = tokio::spawn(events.end());
     let template = cx.launcher.template();
-    let created = match external {
-        Some(external) => external.create(&client, plan, template).await?,
-        None => client
-            .create(plan, template)
-            .await
-            .map_err(failed("create the container's environment"))?,
+    let creating = async {
+        match external {
+            Some(external) => external.create(&client, plan, template).await,
+            None => {
+                let created = client.create(plan, template).await;
+                created.map_err(failed("create the container's environment"))
+            }
+        }
+    };
+    // A volume that hangs does not hold up the end of the pod.
+    let created = tokio::select! {
+        created = creating => created?,
+        () = pod.stopped() => return Err(pod.not_ready()),
     };
     for warning in &created.warnings {
         tracing::warn!(container = %record.id, warning, "a container is not wholly as it was asked for");

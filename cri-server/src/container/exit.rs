@@ -8,12 +8,12 @@ use prost::Message;
 use tokio::task::JoinHandle;
 
 use super::{Container, State};
-use crate::{blocking::blocking, clock, context::Context};
+use crate::{blocking::blocking, clock, context::Context, shim};
 
 /// The exit code of a container whose shim ended without a record of it, as containerd has it.
 const LOST: i32 = 255;
 /// The kubelet shows it as the reason of a container whose program could not be run.
-const NOT_RUN: &str = "StartError";
+pub(super) const NOT_RUN: &str = "StartError";
 /// No exit file is larger.
 const MAX_EXIT: usize = 64 << 10;
 
@@ -50,14 +50,8 @@ fn is_not_run(exit: &Exited) -> bool {
 /// Takes over the exit; the reason is one that the exit code does not say.
 fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
     let (code, oom_killed) = (exit.code, exit.oom_killed);
-    let reason = reason.to_owned();
-    if !container.advance(State::Exited { exit, reason }) {
-        return;
-    }
-    tracing::info!(container = %container.record.id, code, oom_killed, "container exited");
-    if let Err(error) = container.save(cx) {
-        // The exit file is still there for the next start.
-        tracing::warn!(container = %container.record.id, error = error.chain(), "the exit could not be recorded");
+    if container.end(cx, exit, reason.to_owned()) {
+        tracing::info!(container = %container.record.id, code, oom_killed, "container exited");
     }
 }
 
@@ -75,8 +69,15 @@ fn read(path: &Path) -> Option<Exited> {
     }
 }
 
-/// A shim that was killed took its container's init with it only if the kernel says so: end what is left.
-async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
+/// Kills what is left of a container that nobody watches any more: its shim first, which may hang or not have been reached,
+/// then everything in its cgroup.
+pub(crate) async fn kill_all(cx: &Context, container: &Container) {
+    let id = container.record.id.clone();
+    let shim = blocking(move || Ok(shim::kill(&["container", &id])));
+    if let Ok(Err(error)) = shim.await {
+        tracing::warn!(container = %container.record.id, %error, "the shim of a lost container lives on");
+        container.set_shim_may_live();
+    }
     let (hierarchies, path) = (
         Arc::clone(&cx.undo.hierarchies),
         container.record.cgroup.clone(),
@@ -88,16 +89,31 @@ async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
     if let Ok(Err(error)) = killed.await {
         tracing::warn!(container = %container.record.id, %error, "the cgroup of a lost container could not be removed");
     }
+}
+
+/// A shim that was killed took its container's init with it only if the kernel says so: end what is left.
+async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
+    kill_all(cx, container).await;
+    // Written between the first look and the kill.
+    if let Some(exit) = recorded(cx, container).await {
+        return exit;
+    }
     tracing::warn!(container = %container.record.id, "the shim ended without a record of the container's exit");
-    let started_at_ns = match container.state() {
-        State::Running { started_at } => started_at,
-        State::Created | State::Exited { .. } => container.record.created_at_ns,
-    };
     Exited {
-        started_at_ns,
+        started_at_ns: match container.state() {
+            State::Running { started_at } => started_at,
+            State::Created | State::Exited { .. } => container.record.created_at_ns,
+        },
+        message: "the container's shim ended without a record of the exit".into(),
+        ..unseen()
+    }
+}
+
+/// The end of a container that nobody has seen, now.
+pub(crate) fn unseen() -> Exited {
+    Exited {
         code: LOST,
         at_ns: clock::unix_nanos(),
-        message: "the container's shim ended without a record of the exit".into(),
         ..Exited::default()
     }
 }

@@ -66,6 +66,12 @@ pub(crate) struct Container {
     limits: Mutex<Option<cri::LinuxContainerResources>>,
     /// Held while the record is written: the last one has everything.
     saving: Mutex<()>,
+    /// Held by a start, an update and a removal, which do not go side by side.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Its shim has been asked by this daemon, or has ended.
+    settled: watch::Sender<bool>,
+    /// See [`record::Container::shim_may_live`].
+    shim_may_live: AtomicBool,
     /// `None` once the shim has ended.
     shim: Mutex<Option<Arc<shim::Client>>>,
     /// Commands that run in it, and clients that are attached to it.
@@ -92,6 +98,7 @@ impl Container {
         let (state, _) = watch::channel(state);
         let limits = record.limits.clone();
         let init_pid = AtomicI32::new(record.init_pid);
+        let shim_may_live = AtomicBool::new(record.shim_may_live);
         Self {
             record,
             name,
@@ -99,6 +106,9 @@ impl Container {
             init_pid,
             limits: Mutex::new(limits),
             saving: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            settled: watch::channel(true).0,
+            shim_may_live,
             shim: Mutex::new(None),
             sessions: Count::default(),
             cpu_samples: CpuSamples::default(),
@@ -151,6 +161,44 @@ impl Container {
     /// Whether a call's failure came of the container's end, of which the shim is the first to know.
     pub(crate) async fn has_ended_before(&self, failure: &shim::Error) -> bool {
         failure.is_gone() && timeout(END, self.exited()).await.is_ok()
+    }
+
+    /// Takes over its end, and records it before anybody hears of it: what is removed then is not written to any more. False
+    /// when it had ended before.
+    pub(crate) fn end(&self, cx: &Context, exit: Exited, reason: String) -> bool {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_exited() {
+            return false;
+        }
+        let state = State::Exited { exit, reason };
+        if let Err(error) = self.write(cx, &state) {
+            // The exit file is still there for the next start.
+            tracing::warn!(container = %self.record.id, error = error.chain(), "the exit could not be recorded");
+        }
+        self.advance(state)
+    }
+
+    /// Until [`Self::set_settled`] nobody knows more of it than its record.
+    pub(crate) fn set_unsettled(&self) {
+        self.settled.send_replace(false);
+    }
+
+    pub(crate) fn set_settled(&self) {
+        self.settled.send_replace(true);
+    }
+
+    /// Waits until its shim was asked, which takes time only after a start of the daemon.
+    pub(crate) async fn settled(&self) {
+        // The sender is ours, so that the channel is never closed.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+    }
+
+    pub(crate) fn set_shim_may_live(&self) {
+        self.shim_may_live.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shim_may_live(&self) -> bool {
+        self.shim_may_live.load(Ordering::Relaxed)
     }
 
     /// Takes the next state, unless the container has exited: nothing comes after that. Returns whether it was taken.
@@ -237,11 +285,16 @@ impl Container {
     /// Writes the record with its limits, and with its end. Whether the container runs before that is its shim's to tell.
     pub(crate) fn save(&self, cx: &Context) -> Result<()> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(cx, &self.state())
+    }
+
+    fn write(&self, cx: &Context, state: &State) -> Result<()> {
         let mut record = self.record.clone();
         record.limits = self.limits();
-        if let State::Exited { exit, reason } = self.state() {
-            record.exit = Some(exit);
-            record.reason = reason;
+        record.shim_may_live = self.shim_may_live();
+        if let State::Exited { exit, reason } = state {
+            record.exit = Some(exit.clone());
+            record.reason.clone_from(reason);
         }
         record_file::write(&record_path(cx, &record.id), &record)
     }

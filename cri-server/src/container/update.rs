@@ -15,6 +15,8 @@ pub(crate) async fn update(
     container: &Container,
     asked: &cri::LinuxContainerResources,
 ) -> Result<()> {
+    container.settled().await;
+    let _turn = container.turn.lock().await;
     if container.is_exited() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use corten_proto::record::{Operation, Resource};
+use corten_proto::record::Operation;
 use corten_sys::private;
 
 use crate::{
@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct Entry {
     path: PathBuf,
+    /// The object's own, in the daemon that writes it.
+    record: Option<PathBuf>,
 }
 
 impl Ledger {
@@ -35,17 +37,12 @@ impl Ledger {
         Ok(Self { dir })
     }
 
-    /// Writes down that `name` will create `resources` for the object `id`.
-    pub(crate) fn begin(&self, name: &str, id: &str, resources: &[Resource]) -> Result<Entry> {
+    /// Writes down what `operation` will create for the object `id`, whose record will be at `record`.
+    pub(crate) fn begin(&self, id: &str, record: PathBuf, operation: &Operation) -> Result<Entry> {
         let path = self.dir.join(id);
-        record_file::write(
-            &path,
-            &Operation {
-                name: name.into(),
-                resources: resources.to_vec(),
-            },
-        )?;
-        Ok(Entry { path })
+        record_file::write(&path, operation)?;
+        let record = Some(record);
+        Ok(Entry { path, record })
     }
 
     /// What an earlier daemon left unfinished; entries that cannot be read are told apart.
@@ -59,16 +56,28 @@ impl Ledger {
                 continue;
             }
             let operation = record_file::read(&path);
-            found.push((Entry { path }, operation));
+            let record = None;
+            found.push((Entry { path, record }, operation));
         }
         Ok(found)
     }
 }
 
 impl Entry {
+    /// The operation has failed after all. Without its record the object is not taken for made by a later daemon, should this
+    /// one be killed while it undoes.
+    pub(super) fn revoke(&self) -> Result<()> {
+        self.record.as_deref().map_or(Ok(()), record_file::remove)
+    }
+
     /// The operation is over: its object is recorded, or nothing of it is left.
     pub(crate) fn close(self) -> Result<()> {
         record_file::remove(&self.path)
+    }
+
+    /// The object's.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.path.file_name()?.to_str()
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub(crate) use attempt::attempt;
+pub(crate) use attempt::{attempt, close};
 pub(crate) use ledger::{Entry, Ledger};
 use tokio::sync::watch;
 pub(crate) use undo::Undo;
@@ -69,6 +69,15 @@ impl Operations {
                 Claim::Other(mut flight) => while flight.outcome.changed().await.is_ok() {},
             }
         }
+    }
+
+    /// Starts `work` as an operation that nobody joins: requests with this key wait for its end. Nothing is in flight yet.
+    pub(crate) fn begin<F>(&self, key: &str, work: F)
+    where
+        F: Future<Output = Result<String>> + Send + 'static,
+    {
+        // No request has this hash.
+        self.claim(key, Hash::default(), &mut Some(|| work));
     }
 
     fn claim<W, F>(&self, key: &str, hash: Hash, work: &mut Option<W>) -> Claim

@@ -68,12 +68,13 @@ impl Undo {
             Kind::Mount(path) => unmount(Path::new(&path)),
             Kind::PidPin(path) => {
                 // Without the one that makes it the init ends by itself, unless it is pinned.
-                shim::kill(&["pod", &path]);
-                shim::kill_init(Path::new(&path));
+                kill_shim(&["pod", &path])?;
+                let pin = Path::new(&path);
+                shim::kill_init(pin).at("end the init of", pin)?;
                 unpin(Path::new(&path))
             }
             Kind::UserPin(path) => {
-                shim::kill(&["pin", &path]);
+                kill_shim(&["pin", &path])?;
                 unpin(Path::new(&path))
             }
             Kind::Cgroup(path) => remove_cgroup(&hierarchies, &path),
@@ -82,10 +83,7 @@ impl Undo {
                 Ok(())
             }
             Kind::Scope(scope) => systemd::remove(&hierarchies, &scope),
-            Kind::Shim(id) => {
-                shim::kill(&["container", &id]);
-                Ok(())
-            }
+            Kind::Shim(id) => kill_shim(&["container", &id]),
             Kind::Network(_) | Kind::SelinuxLevel(_) => Ok(()),
         })
         .await
@@ -98,6 +96,13 @@ impl Undo {
             source,
         })
     }
+}
+
+fn kill_shim(args: &[&str]) -> Result<()> {
+    shim::kill(args).map_err(|source| Error::Io {
+        doing: format!("kill corten-shim {}", args.join(" ")),
+        source,
+    })
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

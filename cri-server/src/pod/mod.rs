@@ -15,13 +15,19 @@ pub(crate) mod update;
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use corten_proto::{cri, record};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::{
     config::{Config, Handler},
+    container::Container,
+    context::Context,
     error::{Error, Result},
     stats::CpuSamples,
 };
@@ -50,7 +56,11 @@ pub(crate) struct Pod {
     pub(crate) name: String,
     /// For the next figure of its CPU use.
     pub(crate) cpu_samples: CpuSamples,
-    stopped: AtomicBool,
+    stopped: watch::Sender<bool>,
+    /// Its record is gone.
+    removed: AtomicBool,
+    /// See [`Pod::share`].
+    turn: Arc<RwLock<()>>,
     /// A later call has named the id, so the answer to RunPodSandbox has arrived.
     known: AtomicBool,
     /// Held while a process is put into the pod's scope.
@@ -64,12 +74,14 @@ impl Pod {
             .and_then(|config| config.metadata.as_ref())
             .map(name)
             .unwrap_or_default();
-        let stopped = AtomicBool::new(record.stopped);
+        let (stopped, _) = watch::channel(record.stopped);
         Self {
             record,
             name,
             cpu_samples: CpuSamples::default(),
             stopped,
+            removed: AtomicBool::new(false),
+            turn: Arc::default(),
             known: AtomicBool::new(false),
             placing: tokio::sync::Mutex::default(),
         }
@@ -84,24 +96,57 @@ impl Pod {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        !self.stopped.load(Ordering::Acquire)
+        !*self.stopped.borrow()
+    }
+
+    /// Waits until it is to be stopped.
+    pub(crate) async fn stopped(&self) {
+        // The sender is ours, so that the channel is never closed.
+        let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
+    }
+
+    /// Held by what is done to one of its containers, whatever is done to the others meanwhile. Once somebody waits for
+    /// [`Self::have_alone`], nobody further gets in before.
+    pub(crate) async fn share(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.turn).read_owned().await
+    }
+
+    /// The same, where nobody has it alone or waits for that.
+    pub(crate) fn try_share(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        Arc::clone(&self.turn).try_read_owned().ok()
+    }
+
+    /// Held by the end of its stop and by its removal: nothing is done to a container of it meanwhile.
+    pub(crate) async fn have_alone(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.turn).write_owned().await
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_removed(&self) {
+        self.removed.store(true, Ordering::Release);
     }
 
     pub(crate) fn check_ready(&self) -> Result<()> {
         if self.is_ready() {
             return Ok(());
         }
-        let subject = format!("pod sandbox {}", self.record.id);
-        Err(Error::State {
-            subject,
-            state: "not ready",
-            need: "it was stopped; make a new one",
-        })
+        Err(self.not_ready())
     }
 
-    /// From now on no container is added.
+    pub(crate) fn not_ready(&self) -> Error {
+        Error::State {
+            subject: format!("pod sandbox {}", self.record.id),
+            state: "not ready",
+            need: "it was stopped; make a new one",
+        }
+    }
+
+    /// From now on no container is added, and one that is being made is given up.
     pub(crate) fn set_stopped(&self) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.send_replace(true);
     }
 
     pub(crate) fn set_known(&self) {
@@ -165,6 +210,12 @@ impl Pod {
                 _ => None,
             })
     }
+}
+
+/// [`Pod::share`] of the pod that `container` is in; nothing where there is no such pod any more.
+pub(crate) async fn share(cx: &Context, container: &Container) -> Option<OwnedRwLockReadGuard<()>> {
+    let pod = cx.store.pod(&container.record.pod_id).ok()?;
+    Some(pod.share().await)
 }
 
 /// What tells one pod from another: namespace, name, uid and attempt (CRI, PodSandboxMetadata).

@@ -8,7 +8,7 @@ use std::{
 use corten_proto::{
     cri::{self, NamespaceMode},
     layout,
-    record::{self, Network, Resource, Scope, resource::Kind},
+    record::{self, Network, Operation, Resource, Scope, resource::Kind},
     shim,
 };
 use corten_sys::cgroup::Cgroup;
@@ -21,7 +21,7 @@ use crate::{
     context::Context,
     error::{Error, Result},
     network,
-    operation::{Hash, attempt},
+    operation::{self, Hash, attempt},
     record_file, spec, systemd,
 };
 
@@ -117,10 +117,6 @@ pub(crate) async fn run(
     }
 
     let plan = plan(&cx, config)?;
-    let entry = cx
-        .ledger
-        .begin("RunPodSandbox", &plan.id, &plan.resources)
-        .inspect_err(|_| cx.selinux_levels.release(&plan.id))?;
     let mut record = record::Pod {
         id: plan.id.clone(),
         config: Some(plan.config.clone()),
@@ -134,6 +130,18 @@ pub(crate) async fn run(
         boot_id: cx.boot_id.clone(),
         ..record::Pod::default()
     };
+    let operation = Operation {
+        name: "RunPodSandbox".into(),
+        resources: plan.resources.clone(),
+        key: key(&plan.config),
+        pod: Some(record.clone()),
+        container: None,
+    };
+    let path = layout::pod_record(&cx.config.root, &plan.id);
+    let entry = cx
+        .ledger
+        .begin(&plan.id, path, &operation)
+        .inspect_err(|_| cx.selinux_levels.release(&plan.id))?;
     let (made, act_cx) = (record.clone(), Arc::clone(&cx));
     match attempt(&cx.undo, entry, &record.resources, make(act_cx, plan, made)).await {
         Ok(pod) => {
@@ -142,10 +150,10 @@ pub(crate) async fn run(
             Ok(id)
         }
         Err(failed) => {
-            if failed.is_left_over() {
-                // Something of it is still there: it stays in sight, so that the kubelet has it removed.
+            if let Some(entry) = failed.left_over {
                 record.stopped = true;
                 publish(&cx, Pod::new(record))?;
+                operation::close(entry);
             }
             Err(failed.error)
         }
@@ -317,8 +325,19 @@ fn attachment(resources: &[Resource]) -> Option<corten_cni::Attachment> {
     })
 }
 
-/// Writes the record, then lets everybody see the pod.
-fn publish(cx: &Context, pod: Pod) -> Result<Arc<Pod>> {
+/// The operations' key for a pod of this configuration.
+pub(crate) fn key(config: &cri::PodSandboxConfig) -> String {
+    format!("pod {}", name_of(config))
+}
+
+/// See [`super::name`].
+pub(crate) fn name_of(config: &cri::PodSandboxConfig) -> String {
+    config.metadata.as_ref().map(name).unwrap_or_default()
+}
+
+/// Writes the record, then lets everybody see the pod. One of which something is left that could not be undone is published
+/// as stopped: so it stays in sight, and the kubelet has it removed.
+pub(crate) fn publish(cx: &Context, pod: Pod) -> Result<Arc<Pod>> {
     record_file::write(
         &layout::pod_record(&cx.config.root, &pod.record.id),
         &pod.to_record(),

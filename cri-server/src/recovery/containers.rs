@@ -4,27 +4,30 @@ use std::{sync::Arc, time::Duration};
 
 use corten_proto::{
     layout, record,
-    shim::{Exited, Phase},
+    shim::{Exited, Phase, Started},
 };
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{names, quarantine};
 use crate::{
     clock,
-    container::{self, Container, State, exit},
+    container::{self, Container, State, exit, remove, start},
     context::Context,
-    error::{At, Result},
+    error::Result,
     record_file,
     shim::Client,
 };
 
-/// A shim that says nothing for this long counts as gone; it must not keep the daemon from starting.
-const PROBE: Duration = Duration::from_secs(3);
+/// A shim that says nothing for this long counts as gone, and is killed.
+const PROBE: Duration = Duration::from_secs(10);
+/// What the start waits for shims.
+const MOMENT: Duration = Duration::from_millis(50);
 /// As for a container whose shim was lost.
 const REBOOTED: i32 = 255;
 
-pub(super) async fn restore(cx: &Arc<Context>) -> Result<()> {
-    let mut probes = JoinSet::new();
+/// Reads the records and begins to ask the shims.
+pub(super) fn restore(cx: &Arc<Context>) -> Result<JoinSet<()>> {
+    let mut taken_up = JoinSet::new();
     for id in names(&cx.config.root.join("containers"))? {
         let path = container::record_path(cx, &id);
         if !path.exists() {
@@ -39,18 +42,27 @@ pub(super) async fn restore(cx: &Arc<Context>) -> Result<()> {
                 continue;
             }
         };
+        let container = publish(cx, record);
         let cx = Arc::clone(cx);
-        probes.spawn(async move { take_up(&cx, record).await });
+        taken_up.spawn(async move { take_up(&cx, &container).await });
     }
-    while let Some(probe) = probes.join_next().await {
-        if let Err(panic) = probe {
-            tracing::error!(%panic, "taking up a container panicked");
-        }
-    }
-    Ok(())
+    Ok(taken_up)
 }
 
-async fn take_up(cx: &Arc<Context>, record: record::Container) {
+/// Waits until the shims have answered, for most do at once. The others are waited for by what concerns their containers.
+pub(super) async fn wait_a_moment(mut taken_up: JoinSet<()>) {
+    let all = async { while taken_up.join_next().await.is_some() {} };
+    if timeout(MOMENT, all).await.is_err() {
+        tracing::warn!(
+            containers = taken_up.len(),
+            "not all shims have answered; they are waited for while serving"
+        );
+        taken_up.detach_all();
+    }
+}
+
+/// Lets everybody see the container as its record tells it.
+fn publish(cx: &Context, record: record::Container) -> Arc<Container> {
     let volumes = record.image_volumes.iter().map(|volume| &volume.layers);
     let needed: Vec<_> = [&record.layers].into_iter().chain(volumes).collect();
     let layers: Vec<_> = needed
@@ -61,15 +73,31 @@ async fn take_up(cx: &Arc<Context>, record: record::Container) {
         cx.add_condition(format!("layers of container {} are missing", record.id));
     }
     let state = known_state(cx, &record);
-    let ended = matches!(state, State::Exited { .. });
     let container = Arc::new(Container::new(record, state, layers));
+    container.set_unsettled();
     cx.store.restore_container(Arc::clone(&container));
-    if ended {
-        return;
+    container
+}
+
+async fn take_up(cx: &Arc<Context>, container: &Arc<Container>) {
+    if !container.is_exited() && timeout(PROBE, reconnect(cx, container)).await != Ok(true) {
+        exit::finish(cx, container, None).await;
     }
-    if timeout(PROBE, reconnect(cx, &container)).await != Ok(true) {
-        exit::finish(cx, &container, None).await;
+    container.set_settled();
+    if !has_pod(cx, container) {
+        tracing::warn!(container = %container.record.id, "a container without pod is removed");
+        if let Err(error) = remove::remove(cx, container).await {
+            tracing::warn!(container = %container.record.id, error = error.chain(), "a container without pod is left");
+        }
     }
+}
+
+/// Whether its pod is there, if only as a record that cannot be read.
+fn has_pod(cx: &Context, container: &Container) -> bool {
+    let pod = &container.record.pod_id;
+    let record = layout::pod_record(&cx.config.root, pod);
+    let quarantined = cx.config.root.join("quarantine");
+    cx.store.pod(pod).is_ok() || quarantined.join(super::quarantined(cx, &record)).exists()
 }
 
 /// What the record alone tells.
@@ -95,7 +123,14 @@ fn known_state(cx: &Context, record: &record::Container) -> State {
             reason: String::new(),
         };
     }
-    State::Created
+    // Until its shim has answered.
+    let state_dir = layout::container_state(&cx.config.state, &record.id);
+    match record_file::read::<Started>(&state_dir.join(layout::STARTED)) {
+        Ok(started) => State::Running {
+            started_at: started.at_ns,
+        },
+        Err(_) => State::Created,
+    }
 }
 
 /// Connects to the shim again. False when it is gone or the container has ended.
@@ -111,10 +146,11 @@ async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>) -> bool {
     match hello.phase() {
         Phase::Created => {}
         Phase::Running => {
-            container.set_init_pid(hello.init_pid);
-            container.advance(State::Running {
-                started_at: hello.started_at_ns,
-            });
+            let started = Started {
+                at_ns: hello.started_at_ns,
+                init_pid: hello.init_pid,
+            };
+            start::runs(cx, container, &started);
         }
         Phase::Exited => {
             let told = timeout(PROBE, events)
@@ -126,17 +162,21 @@ async fn reconnect(cx: &Arc<Context>, container: &Arc<Container>) -> bool {
         }
         Phase::Empty => return false,
     }
-    container.set_shim(Some(Arc::new(client)));
+    let client = Arc::new(client);
+    container.set_shim(Some(Arc::clone(&client)));
+    if hello.phase() == Phase::Created {
+        // The daemon that asked for a start may have died over it.
+        let (cx, container) = (Arc::clone(cx), Arc::clone(container));
+        tokio::spawn(async move {
+            if let Some(started) = start::follow(&client).await {
+                start::runs(&cx, &container, &started);
+            }
+        });
+    }
     tokio::spawn(exit::supervise(
         Arc::clone(cx),
         Arc::clone(container),
         events,
     ));
     true
-}
-
-/// Removes the directory of a container that has no record.
-pub(super) fn remove_dir(cx: &Context, id: &str) -> Result<()> {
-    let dir = layout::container_root(&cx.config.root, id);
-    std::fs::remove_dir_all(&dir).at("remove", &dir)
 }

@@ -8,7 +8,7 @@ use corten_proto::cri;
 
 use super::hash;
 use crate::{
-    container::{self, create},
+    container::create,
     context::Context,
     error::{Error, Result},
     spec,
@@ -25,15 +25,7 @@ pub(super) async fn handle(
         .config
         .ok_or_else(|| Error::invalid("config", "is missing"))?;
     spec::validate_container(&config, pod.config())?;
-    let name = config
-        .metadata
-        .as_ref()
-        .map(container::name)
-        .unwrap_or_default();
-    let (key, work_cx) = (
-        format!("container {name} of pod {}", pod.record.id),
-        Arc::clone(cx),
-    );
+    let (key, work_cx) = (create::key(&pod, &config), Arc::clone(cx));
     let id = cx
         .operations
         .run(key, hash, move || async move {

@@ -23,6 +23,7 @@ pub(super) async fn handle(
     streaming::Wanted::from(&request).check()?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
+    container.settled().await;
     container.running_shim()?;
     request.container_id.clone_from(&container.record.id);
     let url = cx.tokens.url(streaming::Request::Exec(request))?;

@@ -40,6 +40,7 @@ pub(super) async fn handle(
     spec::check_command(&request.cmd)?;
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
+    container.settled().await;
     container.running_shim()?;
     let limits = &cx.config.container;
     let _session = container.begin_session(limits.max_sessions)?;

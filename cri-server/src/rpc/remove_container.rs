@@ -11,6 +11,7 @@ use crate::{
     container::remove,
     context::Context,
     error::{Error, Result},
+    pod,
 };
 
 pub(super) async fn handle(
@@ -28,6 +29,7 @@ pub(super) async fn handle(
         Arc::clone(cx),
     );
     let work = || async move {
+        let _member = pod::share(&work_cx, &container).await;
         remove::remove(&work_cx, &container)
             .await
             .map(|()| String::new())

@@ -17,6 +17,7 @@ pub(super) async fn handle(
 ) -> Result<cri::ReopenContainerLogResponse> {
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
+    container.settled().await;
     match container.running_shim()?.reopen_log().await {
         Ok(()) => Ok(cri::ReopenContainerLogResponse {}),
         Err(source) if container.has_ended_before(&source).await => {

@@ -18,15 +18,15 @@ pub(super) async fn handle(
     cx: &Arc<Context>,
     request: cri::RunPodSandboxRequest,
 ) -> Result<cri::RunPodSandboxResponse> {
-    let name = check(cx, &request)?;
+    let key = check(cx, &request)?;
     let hash = hash(&request);
     let work_cx = Arc::clone(cx);
     let id = cx
         .operations
-        .run(format!("pod {name}"), hash, move || async move {
+        .run(key, hash, move || async move {
             let config = request.config.as_ref();
             let store = &work_cx.store;
-            let room = config.map(|config| store.room_for_pod(&name, config));
+            let room = config.map(|config| store.room_for_pod(&run::name_of(config), config));
             let _room = room.transpose()?;
             let _turn = work_cx.creations.enter().await?;
             run::run(Arc::clone(&work_cx), request, hash).await
@@ -35,7 +35,7 @@ pub(super) async fn handle(
     Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id })
 }
 
-/// Returns the pod's name.
+/// Returns the operation's key.
 fn check(cx: &Context, request: &cri::RunPodSandboxRequest) -> Result<String> {
     let config = request
         .config
@@ -51,5 +51,5 @@ fn check(cx: &Context, request: &cri::RunPodSandboxRequest) -> Result<String> {
         );
         return Err(Error::invalid(spec::user_namespace_field(), reason));
     }
-    Ok(config.metadata.as_ref().map(pod::name).unwrap_or_default())
+    Ok(run::key(config))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use corten_proto::cri;
 
 use super::hash;
-use crate::{container::start, context::Context, error::Result};
+use crate::{container::start, context::Context, error::Result, pod};
 
 pub(super) async fn handle(
     cx: &Arc<Context>,
@@ -16,8 +16,13 @@ pub(super) async fn handle(
     let container = cx.store.container(&request.container_id)?;
     container.set_known();
     let key = format!("start container {}", container.record.id);
-    let started = Arc::clone(&container);
-    let work = || async move { start::start(&started).await.map(|()| String::new()) };
+    let (started, work_cx) = (Arc::clone(&container), Arc::clone(cx));
+    let work = || async move {
+        let _member = pod::share(&work_cx, &started).await;
+        start::start(&work_cx, &started)
+            .await
+            .map(|()| String::new())
+    };
     cx.operations.run(key, hash(&request), work).await?;
     container.set_start_answered();
     Ok(cri::StartContainerResponse {})

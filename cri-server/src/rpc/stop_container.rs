@@ -1,14 +1,14 @@
 //! StopContainer.
 //!
-//! Rule (CRI, StopContainer): idempotent, and a container that does not exist is stopped. The stop outlives its caller, and
-//! a later call with less time brings the kill forward: both are kept by the shim, so that this is not an operation.
+//! Rule (CRI, StopContainer): idempotent, and a container that does not exist is stopped. A later call with less time brings
+//! the kill forward, so that this waits for no other operation: the shim keeps the deadline. The stop outlives its caller.
 
 use std::{sync::Arc, time::Duration};
 
 use corten_proto::cri;
 
 use crate::{
-    container::{State, stop},
+    container::stop,
     context::Context,
     error::{Error, Result},
 };
@@ -23,11 +23,9 @@ pub(super) async fn handle(
         Err(error) => return Err(error),
     };
     container.set_known();
-    if container.state() == State::Created {
-        stop::end(cx, &container).await?;
-    } else {
-        let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
-        stop::stop(cx, &container, grace).await?;
-    }
+    let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+    let cx = Arc::clone(cx);
+    let stopping = tokio::spawn(async move { stop::stop(&cx, &container, grace).await });
+    stopping.await.unwrap_or(Err(Error::Panicked))?;
     Ok(cri::StopContainerResponse {})
 }

@@ -11,6 +11,7 @@ use crate::{
     container::update,
     context::Context,
     error::{Error, Result},
+    pod,
 };
 
 pub(super) async fn handle(
@@ -27,6 +28,7 @@ pub(super) async fn handle(
     let (cx, asked) = (Arc::clone(cx), request.linux.unwrap_or_default());
     let shared = Arc::clone(&cx);
     let work = || async move {
+        let _member = pod::share(&shared, &container).await;
         update::update(&shared, &container, &asked)
             .await
             .map(|()| String::new())

@@ -20,6 +20,7 @@ pub(super) async fn handle(
     let hash = hash(&request);
     let shared = Arc::clone(cx);
     let work = || async move {
+        let _member = pod.share().await;
         let containers = request.resources.unwrap_or_default();
         let overhead = request.overhead.unwrap_or_default();
         update::update(&shared, &pod, containers, &overhead)

@@ -22,8 +22,8 @@ use crate::{
     error::{At, Error, Result},
 };
 
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_TRIES: u32 = 1000;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Held as long as the daemon runs.
 pub(crate) type Lock = Flock<File>;

@@ -17,7 +17,7 @@ use corten_proto::{
     layout,
     shim::{
         Attach, Configure, Create, Created, Exec, ExecDone, Exited, Hello, HelloReply, Oci, Plan,
-        Prepared, ReopenLog, Reply, Request, SharePids, Shutdown, Start, Started, Stop, Update,
+        Prepared, ReopenLog, Reply, Request, SharePids, Start, Started, Stop, Update,
         reply::Result as Answer, request::Call,
     },
 };
@@ -196,12 +196,6 @@ impl Client {
         // It is there: the answer came after it.
         socket::receive(&ours, &mut [0; 1], &mut fds).map_err(Error::Connection)?;
         fds.pop().ok_or(Error::Confused { what: "SharePids" })
-    }
-
-    pub(crate) async fn shutdown(&self) -> Result<(), Error> {
-        self.call(Call::Shutdown(Shutdown {}), &[], Some(QUICK))
-            .await
-            .map(drop)
     }
 
     /// Runs a command in the container until its first process ends.

@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::AsFd,
         unix::fs::MetadataExt,
     },
     path::Path,
@@ -23,46 +23,66 @@ const DEATH: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Kills every `corten-shim` that was started with `args`, and waits for their ends. Returns how many there were.
+/// Kills every `corten-shim` that was started with `args`, and waits for their ends.
 ///
 /// Reads the whole of /proc: for recovery and for undoing, not for the path of a pod. Arguments are in a process's memory,
 /// whose lock a container can keep from others for ever: only processes outside of containers' PID namespaces are asked.
-pub(crate) fn kill(args: &[&str]) -> usize {
-    let Ok(own) = pid_namespace(Path::new("/proc/self/ns/pid")) else {
-        return 0;
-    };
+///
+/// # Errors
+/// TimedOut when one does not end.
+pub(crate) fn kill(args: &[&str]) -> io::Result<()> {
+    let own = pid_namespace(Path::new("/proc/self/ns/pid"))?;
     kill_all(|pid| is_in(pid, own) && is_shim(pid, args))
 }
 
 /// Kills the init of the PID namespace that is pinned on `pin`, and everything in there with it.
-pub(crate) fn kill_init(pin: &Path) -> usize {
+///
+/// # Errors
+/// TimedOut when it does not end.
+pub(crate) fn kill_init(pin: &Path) -> io::Result<()> {
     match pid_namespace(pin) {
         Ok(namespace) => kill_all(|pid| is_in(pid, namespace) && is_init(pid)),
         // It is not pinned yet, or no more.
-        Err(_) => 0,
+        Err(_) => Ok(()),
     }
 }
 
-fn kill_all(is_meant: impl Fn(i32) -> bool) -> usize {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return 0;
+fn kill_all(fits: impl Fn(i32) -> bool) -> io::Result<()> {
+    let mut all = Ok(());
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+            all = all.and(kill_if(pid, &fits));
+        }
+    }
+    all
+}
+
+/// Kills the process `pid` if it `fits`, and waits for its end. The pidfd is taken before the check, so that a reused pid is
+/// never killed.
+///
+/// # Errors
+/// TimedOut when it does not end.
+pub(crate) fn kill_if(pid: i32, fits: impl Fn(i32) -> bool) -> io::Result<()> {
+    // A first look spares most of them the rest.
+    if !fits(pid) {
+        return Ok(());
+    }
+    let Ok(pidfd) = process::open(pid) else {
+        // It has ended.
+        return Ok(());
     };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        // A first look spares most of them the rest.
-        .filter(|pid| is_meant(*pid) && kill_proved(*pid, &is_meant).is_ok_and(|killed| killed))
-        .count()
-}
-
-fn kill_proved(pid: i32, is_meant: impl Fn(i32) -> bool) -> io::Result<bool> {
-    let pidfd: OwnedFd = process::open(pid)?;
-    if !is_meant(pid) {
-        return Ok(false);
+    if !fits(pid) || process::check_unreaped(pidfd.as_fd()).is_err() {
+        return Ok(());
     }
-    process::check_unreaped(pidfd.as_fd())?;
     process::kill(pidfd.as_fd())?;
-    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&DEATH));
-    Ok(true)
+    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&DEATH))? {
+        0 => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("process {pid} does not end"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Device and inode of a PID namespace's file.

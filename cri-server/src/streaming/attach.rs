@@ -39,6 +39,7 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::AttachRequest, client: 
 /// Until the container ends, or one at a terminal leaves: that is what the end of its input says there (crictl's Ctrl-P Ctrl-Q).
 async fn attach(cx: &Context, request: &cri::AttachRequest, ends: Ends) -> Result<()> {
     let container = cx.store.container(&request.container_id)?;
+    container.settled().await;
     container.running_shim()?;
     let _session = container.begin_session(cx.config.container.max_sessions)?;
     let mut tasks = JoinSet::new();

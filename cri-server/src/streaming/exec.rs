@@ -26,6 +26,7 @@ pub(super) async fn run(cx: &Arc<Context>, request: cri::ExecRequest, client: Cl
 /// Runs it to its end, and until its output is with the client. Returns its exit code.
 async fn command(cx: &Context, request: &cri::ExecRequest, ends: Ends) -> Result<i32> {
     let container = cx.store.container(&request.container_id)?;
+    container.settled().await;
     container.running_shim()?;
     let _session = container.begin_session(cx.config.container.max_sessions)?;
     let mut tasks = JoinSet::new();
