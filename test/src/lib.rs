@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod churn;
 pub mod file_registry;
 pub mod flood;
 pub mod handler;

@@ -165,6 +165,13 @@ impl Node {
             .context("no daemon runs")
     }
 
+    /// Whether this process of the host sees the node's mounts, as the daemon, its shims and its plugins do.
+    pub fn has_process(&self, pid: i32) -> bool {
+        let namespace = |pid: i32, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}"));
+        namespace(pid, "mnt")
+            .is_ok_and(|its| namespace(self.holder_pid, "mnt").is_ok_and(|ours| ours == its))
+    }
+
     /// The id that marks what this node's daemon makes outside of its directories.
     pub fn instance(&self) -> Result<String> {
         Ok(fs::read_to_string(self.root().join("instance"))?

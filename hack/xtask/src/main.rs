@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod churn;
 mod probe;
 #[cfg(test)]
 mod scripts;
@@ -21,6 +22,9 @@ enum Task {
     /// Measures Corten against containerd with runc
     #[command(disable_help_flag = true)]
     Bench(bench::Options),
+    /// Makes, races and removes pods at random while the daemon is killed; nothing may be left or go wrong
+    #[command(disable_help_flag = true)]
+    Churn(churn::Options),
     /// Compares what containers see and may do with what the same ones do under containerd with runc
     Probe(probe::Options),
     /// Runs a command in a virtual machine, with the workspace's build
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         .unwrap_or(Path::new("."));
     let result = match Task::parse() {
         Task::Bench(options) => bench::run(root, &options),
+        Task::Churn(options) => churn::run(root, &options),
         Task::Probe(options) => probe::run(root, &options),
         Task::Vm(options) => vm::run(root, &options),
     };
