@@ -376,13 +376,17 @@ fn shim(node: &Node) -> u32 {
 async fn a_full_container_costs_its_shim_and_the_daemon_nothing() {
     let node = node_with(&["--dev-network", "--pids-limit", "40"]).await;
     let mut runtime = node.runtime().await.unwrap();
-    let id = pod::run_pod(&mut runtime, &pod::host_network_pod("full"))
-        .await
-        .unwrap();
-    // The inner shell ends where it can fork no more; all that it has forked stay.
-    let bomb = "(while :; do sleep 1000 & done); touch /full; exec sleep 1000";
+    let config = pod::logged(&node, pod::host_network_pod("full"));
+    let id = pod::run_pod(&mut runtime, &config).await.unwrap();
+    // The inner shell ends where it can fork no more, and says so; all that it has forked stay.
+    let bomb = "(while :; do sleep 1000 & done); exec sleep 1000";
     let config = pod::container("full", bomb);
     let container = pod::run(&mut runtime, &id, &config).await.unwrap();
+    let log = node.dir().join("logs/full.log");
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    until(|| async { said().contains("fork").then_some(()).ok_or_else(said) })
+        .await
+        .unwrap();
     let full = |status: &tonic::Status| status.message().contains("limit of processes");
     let mut calls = JoinSet::new();
     until(|| {

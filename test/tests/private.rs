@@ -184,7 +184,7 @@ async fn check_modes(umask: &str) {
         .unwrap();
     pod::exited(&runtime, &ended).await.unwrap();
 
-    for dir in [node.root(), state, node.dir().join("addresses")] {
+    for dir in [node.root(), state, node.dir().join("addresses/corten-dev")] {
         let open = open_to_others(&node, &dir);
         assert!(open.is_empty(), "umask {umask}: {open:#?}");
     }

@@ -7,10 +7,7 @@
 use std::{
     fs,
     io::{self, Read},
-    os::{
-        fd::AsFd,
-        unix::fs::MetadataExt,
-    },
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 

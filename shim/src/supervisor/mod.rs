@@ -147,13 +147,16 @@ impl Supervisor {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_out_of_descriptors(&error) && self.spare.is_some() => {
-                    // It would be waited for without an end: its client hears that it is not served.
+                    // It would be waited for without an end: its client hears that it is not served. The kernel looks for a
+                    // descriptor first, so that there may be no connection at all.
                     self.spare = None;
-                    let _ = self.listener.accept();
-                    note(format_args!("a connection was refused: {error}"));
+                    let was_there = self.listener.accept().is_ok();
                     self.spare = spare();
-                    // The kernel looks for a descriptor before it looks for a connection: another try would say the same.
-                    return;
+                    if !was_there {
+                        return;
+                    }
+                    note(format_args!("a connection was refused: {error}"));
+                    continue;
                 }
                 Err(error) => {
                     note(format_args!("a connection was lost: {error}"));
