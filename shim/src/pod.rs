@@ -59,7 +59,10 @@ pub(crate) fn run(
             drop(pinned);
             let pinned = || match rustix::io::read(go_on, &mut [0; 1])? {
                 0 => Err(io::ErrorKind::BrokenPipe.into()),
-                _ => Ok(command_line.replace(NAME.to_bytes())),
+                _ => {
+                    command_line.replace(NAME.to_bytes());
+                    Ok(())
+                }
             };
             if let Err(error) = entered
                 .and_then(|()| pinned())

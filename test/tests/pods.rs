@@ -127,14 +127,14 @@ async fn a_target_is_seen_by_the_one_that_joins_it() {
     let late = pod::run(&mut runtime, &pod_id, &late).await.unwrap();
     let seen = pod::output(&mut runtime, &late, "ps").await.unwrap();
     assert!(seen.contains("sleep 1234"), "{seen}");
-    let pin = node
-        .state()
-        .join("containers")
-        .join(&late)
-        .join("target-pids");
-    assert!(pin.exists());
+    let pin = node.state().join("containers").join(&late);
+    let pin = format!(
+        "grep -c {}/target-pids /proc/self/mountinfo || true",
+        pin.display()
+    );
+    assert_eq!(node.shell(&pin).unwrap(), "1\n");
     pod::remove_pod(&mut runtime, &pod_id).await.unwrap();
-    assert!(!pin.exists());
+    assert_eq!(node.shell(&pin).unwrap(), "0\n");
     let pod_id = pod::run_pod(&mut runtime, &pod::pod("other"))
         .await
         .unwrap();

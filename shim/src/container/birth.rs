@@ -63,13 +63,14 @@ impl Birth {
         self.child.pid == pid || self.slot.as_ref().and_then(Slot::pid) == Some(pid)
     }
 
-    /// Takes over the sibling where there is one, and returns the maker, whose end is nobody's to watch: all that it has
-    /// still to do is to end.
+    /// Takes over the sibling where there is one, and returns the maker, reaped. All that the maker has still to do is to end,
+    /// in the host's PID namespace, where no tracer of the container's keeps its end back.
     pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
         let sibling = self.slot.as_ref().map(Slot::sibling).transpose()?.flatten();
         let Some(sibling) = sibling else {
             return Ok(None);
         };
+        process::wait(self.child.pidfd.as_fd())?;
         self.slot = None;
         Ok(Some(std::mem::replace(&mut self.child, sibling)))
     }

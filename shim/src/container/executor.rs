@@ -54,7 +54,7 @@ impl Executor {
         }
     }
 
-    /// Takes over a leader that another has made. Returns the latter, which ends by itself.
+    /// Takes over a leader that another has made. Returns the latter, which has ended.
     pub(crate) fn succeed(&mut self) -> io::Result<Option<Child>> {
         match self {
             Self::Builtin(container) => container.init.succeed(),

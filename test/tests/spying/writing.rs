@@ -1,17 +1,12 @@
 //! A spy that writes to all that it reaches, while others are set up, so that a shim takes a process of the host for one of
 //! its own.
 
-use std::{
-    fs,
-    io::Write,
-    os::{fd::IntoRawFd, unix::fs::FileExt},
-    path::PathBuf,
-};
+use std::{fs, io::Write, os::unix::fs::FileExt, path::PathBuf};
 
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{pod, wait::until};
 
-use crate::{DECOY, Site, shared_memory};
+use crate::{DECOY, Site, is_ours, shared_memory};
 
 /// Writes to all of a process of ours that others have a part of, by each way that there is, what could be taken for the
 /// number of a child, or for a message.
@@ -21,7 +16,7 @@ pub(crate) fn write_to(pid: &str, decoy: u32) {
     let shared = shared_memory(&dir);
     let open = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
     let open: Vec<_> = open.map(|entry| entry.path()).collect();
-    if !fs::read_link(dir.join("exe")).is_ok_and(|program| program.ends_with("corten-shim")) {
+    if !is_ours(&dir) {
         return;
     }
     for (line, begin) in &shared {
@@ -43,8 +38,6 @@ pub(crate) fn write_to(pid: &str, decoy: u32) {
     }) {
         if let Ok(mut file) = fs::File::options().write(true).open(path) {
             let _ = file.write_all(&[0x0a, 0x02, 0x08, 0x02]);
-            // What a shim must not wait for: that it is closed.
-            let _ = file.into_raw_fd();
         }
     }
 }
@@ -110,6 +103,10 @@ impl Site {
             );
             if target != NamespaceMode::Container && round % 4 == 0 {
                 let mut config = pod::container(&format!("other-{round}"), "sleep 1000");
+                config.envs.push(cri::KeyValue {
+                    key: "PATH".into(),
+                    value: crate::long_path().into(),
+                });
                 let mut namespaces = pod::namespaces(NamespaceMode::Pod, target);
                 namespaces.target_id = spy.into();
                 pod::security(&mut config).namespace_options = Some(namespaces);

@@ -44,11 +44,11 @@ fn the_user_comes_from_the_image(site: &Site) {
 }
 
 fn a_working_directory_behind_a_link_is_roots(site: &Site) {
-    let volume = site.dir.join("volume");
+    let volume = site.dir.join("volume-of-root");
     fs::create_dir(&volume).unwrap();
-    symlink("/volume", site.dir.join("lower/link")).unwrap();
+    symlink("/volume", site.dir.join("lower/to-volume")).unwrap();
     let mut plan = site.plan("pwd -P; stat -c %u /volume/deep; stat -c %u /volume");
-    let (mut mount, volume) = bind(&site.path("volume"), "/volume");
+    let (mut mount, volume) = bind(&site.path("volume-of-root"), "/volume");
     mount.kind = Some(Kind::Bind(volume));
     plan.mounts.push(mount);
     let process = process(&mut plan);
@@ -56,7 +56,7 @@ fn a_working_directory_behind_a_link_is_roots(site: &Site) {
         spec: "web".into(),
         ..User::default()
     });
-    process.cwd = "/link/deep".into();
+    process.cwd = "/to-volume/deep".into();
     assert_eq!(run(plan).unwrap().out, "/volume/deep\n0\n0\n");
 }
 
@@ -64,20 +64,28 @@ fn a_working_directory_that_only_root_may_enter_is_entered(site: &Site) {
     let secret = site.dir.join("lower/secret");
     fs::create_dir(&secret).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
-    let mut plan =
-        site.plan("readlink /proc/self/cwd; ls . 2>/dev/null || echo closed; sleep 1000");
-    let process = process(&mut plan);
-    process.user = Some(User {
-        spec: "web".into(),
-        ..User::default()
-    });
-    process.capabilities = None;
-    process.cwd = "/secret".into();
-    let mut waiting = create(plan).unwrap();
+    let plan = |script: &str| {
+        let mut plan = site.plan(script);
+        let process = process(&mut plan);
+        process.user = Some(User {
+            spec: "web".into(),
+            ..User::default()
+        });
+        process.capabilities = None;
+        process.cwd = "/secret".into();
+        plan
+    };
+    let seen = run(plan(
+        "readlink /proc/self/cwd; ls . 2>/dev/null || echo closed",
+    ))
+    .unwrap();
+    assert_eq!(seen.out, "/secret\nclosed\n");
+    site.renew();
+    let mut waiting = create(plan("sleep 1000")).unwrap();
     waiting.start().unwrap();
     let (code, seen) = waiting.exec("readlink /proc/self/cwd; id -u").unwrap();
     assert_eq!((code, &*seen), (0, "/secret\n33\n"));
-    assert_eq!(waiting.kill().out, "/secret\nclosed\n");
+    assert_eq!(waiting.kill().code, 137);
 }
 
 fn an_unknown_user_is_told(site: &Site) {
