@@ -304,12 +304,13 @@ impl Staged {
         }
     }
 
-    /// Takes the file of its blob along, unless it is among the layers already.
+    /// Takes the file of its blob along, unless it is among the layers already. The file stays where it is, too, for others that
+    /// unpack the same blob.
     pub(crate) fn keep_blob(&self, file: &Path) -> Result<(), Error> {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         match &*place {
             Place::Staging(path) => {
-                fs::rename(file, path.path.with_extension(BLOB)).at("keep the blob", file)
+                fs::hard_link(file, path.path.with_extension(BLOB)).at("keep the blob", file)
             }
             Place::Layers(_) | Place::Lost => Ok(()),
         }

@@ -11,6 +11,9 @@ use crate::site::Site;
 
 const SIZE: usize = 1 << 20;
 
+/// What comes of a layer from its byte to its last one.
+type Answer = fn(&[u8], usize, usize) -> Reply;
+
 fn wanted() -> (Image, String, Vec<u8>) {
     let image = image("x", &[layer_of(SIZE)]);
     let name = image.layers[0].clone();
@@ -78,7 +81,7 @@ async fn what_cannot_be_had_in_parts_is_fetched_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_does_not_say_which_it_is_counts_for_nothing() {
-    let answers: [fn(&[u8], usize, usize) -> Reply; 7] = [
+    let answers: [Answer; 7] = [
         |layer, start, last| Reply::new(206, &layer[start..=last]),
         |layer, start, last| {
             Reply::new(206, &layer[start..=last]).with("Content-Range", "bytes */100")

@@ -318,7 +318,7 @@ async fn digests_by_sha512_are_verified_stored_and_saved() {
         site.assert_verified().await;
         let archive = site.path("saved.tar");
         site.images
-            .save(&[reference.clone()], &archive)
+            .save(std::slice::from_ref(&reference), &archive)
             .await
             .unwrap();
         let other = Site::new().await;
