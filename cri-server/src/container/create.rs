@@ -111,14 +111,18 @@ pub(crate) async fn create(
 
 /// The operations' key for a container of `pod`.
 pub(crate) fn key(pod: &Pod, config: &cri::ContainerConfig) -> String {
-    let name = config.metadata.as_ref().map(name).unwrap_or_default();
-    format!("container {name} of pod {}", pod.record.id)
+    format!("container {} of pod {}", name_of(config), pod.record.id)
+}
+
+/// See [`super::name`].
+pub(crate) fn name_of(config: &cri::ContainerConfig) -> String {
+    config.metadata.as_ref().map(name).unwrap_or_default()
 }
 
 /// Keeps in sight what could not be undone of a container: it has ended, and is removed by who sees it or with its pod.
 pub(crate) fn publish_left_over(cx: &Context, mut record: record::Container) -> Result<()> {
     let dir = layout::container_root(&cx.config.root, &record.id);
-    fs::create_dir_all(&dir).at("create", &dir)?;
+    private::create_dir_all(&dir).at("create", &dir)?;
     record.shim_may_live = true;
     let container = Container::new(record, State::Created, Vec::new());
     let exit = Exited {

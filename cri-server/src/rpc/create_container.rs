@@ -30,7 +30,7 @@ pub(super) async fn handle(
         .operations
         .run(key, hash, move || async move {
             let (store, pod_id) = (&work_cx.store, &pod.record.id);
-            let _room = store.room_for_container(pod_id, &name, &config)?;
+            let _room = store.room_for_container(pod_id, &create::name_of(&config), &config)?;
             let _turn = work_cx.creations.enter().await?;
             create::create(Arc::clone(&work_cx), pod, config, hash).await
         })
