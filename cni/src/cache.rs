@@ -91,7 +91,7 @@ impl Cache {
         self.forget_aside(id)?;
         let (from, to) = (self.path(id, ATTACHED), self.path(id, LEAVING));
         match fs::rename(&from, &to) {
-            // Whoever was here before has done it.
+            // It was done before.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.doing(|| format!("rename {} to {}", from.display(), to.display())),
         }

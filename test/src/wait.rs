@@ -9,13 +9,15 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(10);
 
+/// Factor of every limit, for slow machines.
+pub fn patience() -> f64 {
+    let wanted = std::env::var("TEST_PATIENCE").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(1.0)
+}
+
 /// How long anything is waited for.
 pub fn limit() -> Duration {
-    let patience: f64 = std::env::var("TEST_PATIENCE")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1.0);
-    LIMIT.mul_f64(patience)
+    LIMIT.mul_f64(patience())
 }
 
 /// Asks until the answer is `Ok`.

@@ -119,7 +119,7 @@ pub(crate) fn name_of(config: &cri::ContainerConfig) -> String {
     config.metadata.as_ref().map(name).unwrap_or_default()
 }
 
-/// Keeps in sight what could not be undone of a container: it has ended, and is removed by who sees it or with its pod.
+/// Keeps in sight what could not be undone of a container: it has ended, and is removed by its id or with its pod.
 pub(crate) fn publish_left_over(cx: &Context, mut record: record::Container) -> Result<()> {
     let dir = layout::container_root(&cx.config.root, &record.id);
     private::create_dir_all(&dir).at("create", &dir)?;

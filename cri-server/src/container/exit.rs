@@ -69,7 +69,7 @@ fn read(path: &Path) -> Option<Exited> {
     }
 }
 
-/// Kills what is left of a container that nobody watches any more: its shim first, which may hang or not have been reached,
+/// Kills what is left of a container that no connection watches any more: its shim first, which may hang or not have been reached,
 /// then everything in its cgroup.
 pub(crate) async fn kill_all(cx: &Context, container: &Container) {
     let id = container.record.id.clone();
@@ -109,7 +109,7 @@ async fn lost(cx: &Arc<Context>, container: &Container) -> Exited {
     }
 }
 
-/// The end of a container that nobody has seen, now.
+/// End of a container that no shim has told, now.
 pub(crate) fn unseen() -> Exited {
     Exited {
         code: LOST,

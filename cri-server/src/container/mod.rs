@@ -163,8 +163,8 @@ impl Container {
         failure.is_gone() && timeout(END, self.exited()).await.is_ok()
     }
 
-    /// Takes over its end, and records it before anybody hears of it: what is removed then is not written to any more. False
-    /// when it had ended before.
+    /// Takes over its end, and records it before any caller hears of it: what is removed then is not written to any more.
+    /// False when it had ended before.
     pub(crate) fn end(&self, cx: &Context, exit: Exited, reason: String) -> bool {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_exited() {
@@ -178,7 +178,7 @@ impl Container {
         self.advance(state)
     }
 
-    /// Until [`Self::set_settled`] nobody knows more of it than its record.
+    /// Until [`Self::set_settled`] no more is known of it than its record.
     pub(crate) fn set_unsettled(&self) {
         self.settled.send_replace(false);
     }

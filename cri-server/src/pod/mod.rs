@@ -105,8 +105,8 @@ impl Pod {
         let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }
 
-    /// Held by what is done to one of its containers, whatever is done to the others meanwhile. Once somebody waits for
-    /// [`Self::have_alone`], nobody further gets in before.
+    /// Held by what is done to one of its containers, whatever is done to the others meanwhile. Once a call waits for
+    /// [`Self::have_alone`], no further call gets in before.
     pub(crate) async fn share(&self) -> OwnedRwLockReadGuard<()> {
         Arc::clone(&self.turn).read_owned().await
     }

@@ -24,7 +24,7 @@ pub(super) async fn end(cx: &Arc<Context>, pod: &Pod) -> Result<()> {
     container::stop::kill_all(cx, &pod.record.id).await
 }
 
-/// The rest, for whoever has the pod alone. One that was removed meanwhile is stopped.
+/// Does the rest, for a caller that has the pod alone. One that was removed meanwhile is stopped.
 pub(super) async fn finish(cx: &Arc<Context>, pod: &Pod) -> Result<()> {
     if pod.is_removed() {
         return Ok(());

@@ -22,7 +22,10 @@ pub(super) fn end(cx: &Context, unfinished: &[Unfinished], ended: watch::Sender<
     let unfinished = unfinished.iter().filter_map(Unfinished::id);
     let ids: HashSet<Vec<u8>> = known.chain(unfinished).map(|id| id.into()).collect();
     tokio::spawn(async move {
-        let killed = blocking(move || Ok(kill(&ids)));
+        let killed = blocking(move || {
+            kill(&ids);
+            Ok(())
+        });
         if let Err(error) = killed.await {
             tracing::error!(error = error.chain(), "looking for plugins");
         }

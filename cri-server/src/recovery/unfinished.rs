@@ -15,7 +15,7 @@ use crate::{
     pod::{Pod, run},
 };
 
-/// One of them.
+/// Unfinished operation, with its entry of the ledger.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     entry: Entry,
@@ -77,7 +77,7 @@ pub(super) fn undo(
     }
 }
 
-/// Of the pod of a container; nobody else has one yet.
+/// Share of the pod that the operation is about a container of. No call has one yet.
 fn share(cx: &Context, one: &Unfinished) -> Option<OwnedRwLockReadGuard<()>> {
     let container = one.operation.container.as_ref()?;
     cx.store.pod(&container.pod_id).ok()?.try_share()

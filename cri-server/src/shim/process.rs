@@ -1,4 +1,4 @@
-//! Finds and ends shims that no connection leads to.
+//! Ends processes of an earlier daemon, or shims that no connection leads to, by looking for them.
 //!
 //! A process is proved by its pidfd, which is taken first: what is then seen of its number is its own, unless it was reaped
 //! meanwhile, and then its pidfd kills nobody. Containers' processes can have any arguments, and are never in the daemon's

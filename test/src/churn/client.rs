@@ -14,11 +14,11 @@ use crate::pod;
 
 /// The label of all that a client makes.
 const LABEL: &str = "churn-client";
-/// When a client leaves that does.
+/// Moment at which an impatient client leaves.
 const SOON: Duration = Duration::from_millis(5);
 /// Graces that end before a run does.
 const GRACES: [u32; 4] = [0, 0, 1, 2];
-/// One that nobody waits for.
+/// Grace that no run waits for.
 const LONG: u32 = 1000;
 /// The exit code of a kill, and of SIGTERM where nothing traps it.
 const KILLED: i32 = 137;
@@ -286,7 +286,7 @@ impl Client {
         }
     }
 
-    /// Of a container that was stopped.
+    /// Looks at the end of a container that was stopped.
     async fn check_end(&self, held: &Held) {
         let world = &self.caller.world;
         let Outcome::Done(status) = self.caller.clone().status(&held.id).await else {

@@ -16,6 +16,8 @@ use std::{
 
 use tonic::{Code, Response, Status};
 
+use crate::wait::patience;
+
 /// No call takes longer, but for the grace that it grants.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How often a client looks whether the daemon is back.
@@ -23,17 +25,17 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Further problems tell nothing new.
 const MAX_PROBLEMS: usize = 50;
 
-/// What became of a call.
+/// Outcome of a call.
 #[derive(Debug)]
 pub(super) enum Outcome<T> {
     Done(T),
-    /// By the daemon.
+    /// Answered with an error by the daemon.
     Refused,
-    /// The client has left, or the daemon was killed: nobody knows how far it came.
+    /// Without an answer: the client has left, or the daemon was killed. How far it came is not known.
     Cut,
 }
 
-/// A call as it is traced and judged.
+/// Call as it is traced and judged.
 #[derive(Clone, Debug)]
 pub(super) struct Call<'a> {
     pub(super) client: u64,
@@ -45,7 +47,7 @@ pub(super) struct Call<'a> {
     pub(super) leaves: Option<Duration>,
 }
 
-/// What has to be there after a restart: each was acknowledged, and nobody has begun to end it.
+/// Objects that have to be there after a restart: each was acknowledged, and no client has begun to end it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Standing {
     pub(super) pods: BTreeSet<String>,
@@ -142,7 +144,7 @@ impl World {
         lock(&self.problems).clone()
     }
 
-    /// One line for each call that was made: how often, and how long at most.
+    /// Text with a line for each call that was made: how often, and how long at most.
     pub(super) fn summary(&self) -> String {
         let mut text = String::new();
         for (name, (count, longest)) in &*lock(&self.calls) {
@@ -199,7 +201,8 @@ impl World {
                 )
             }
         };
-        if is_same_daemon && took > LIMIT + call.grace {
+        let limit = LIMIT.mul_f64(patience()) + call.grace;
+        if is_same_daemon && took > limit {
             self.problem(&format!("{}: it took {took:.3?}", call.text()));
         }
         self.write(&format!(
