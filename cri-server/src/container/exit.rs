@@ -1,6 +1,9 @@
 //! The end of a container: whichever way it is told, it is recorded once.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use corten_proto::{layout, shim::Exited};
 use corten_sys::cgroup::Cgroup;
@@ -34,10 +37,17 @@ pub(crate) async fn finish(cx: &Arc<Context>, container: &Arc<Container>, told: 
         Some(exit) => Some(exit),
         None => recorded(cx, container).await,
     };
-    match told {
-        Some(exit) if is_not_run(&exit) => set_exited(cx, container, exit, NOT_RUN),
-        Some(exit) => set_exited(cx, container, exit, ""),
-        None => set_exited(cx, container, lost(cx, container).await, ""),
+    let exit = match told {
+        Some(exit) => exit,
+        None => lost(cx, container).await,
+    };
+    set_exited(cx, container, exit);
+}
+
+/// Records the end that is in the exit file, where there is one. Blocks for a read of the state directory.
+pub(crate) fn take_up(cx: &Context, container: &Container) {
+    if let Some(exit) = read(&file(cx, container)) {
+        set_exited(cx, container, exit);
     }
 }
 
@@ -47,17 +57,23 @@ fn is_not_run(exit: &Exited) -> bool {
     exit.not_run || old
 }
 
-/// Takes over the exit; the reason is one that the exit code does not say.
-fn set_exited(cx: &Context, container: &Container, exit: Exited, reason: &str) {
+/// Takes over the exit.
+fn set_exited(cx: &Context, container: &Container, exit: Exited) {
     let (code, oom_killed) = (exit.code, exit.oom_killed);
+    // What the exit code does not say.
+    let reason = if is_not_run(&exit) { NOT_RUN } else { "" };
     if container.end(cx, exit, reason.to_owned()) {
         tracing::info!(container = %container.record.id, code, oom_killed, "container exited");
     }
 }
 
 async fn recorded(cx: &Context, container: &Container) -> Option<Exited> {
-    let path = layout::container_state(&cx.config.state, &container.record.id).join(layout::EXIT);
+    let path = file(cx, container);
     blocking(move || Ok(read(&path))).await.ok().flatten()
+}
+
+fn file(cx: &Context, container: &Container) -> PathBuf {
+    layout::container_state(&cx.config.state, &container.record.id).join(layout::EXIT)
 }
 
 fn read(path: &Path) -> Option<Exited> {

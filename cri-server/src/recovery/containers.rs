@@ -61,7 +61,7 @@ pub(super) async fn wait_a_moment(mut taken_up: JoinSet<()>) {
     }
 }
 
-/// Lets everybody see the container as its record tells it.
+/// Lets everybody see the container as its record and its exit file tell it.
 fn publish(cx: &Context, record: record::Container) -> Arc<Container> {
     let volumes = record.image_volumes.iter().map(|volume| &volume.layers);
     let needed: Vec<_> = [&record.layers].into_iter().chain(volumes).collect();
@@ -75,6 +75,9 @@ fn publish(cx: &Context, record: record::Container) -> Arc<Container> {
     let state = known_state(cx, &record);
     let container = Arc::new(Container::new(record, state, layers));
     container.set_unsettled();
+    if !container.is_exited() {
+        exit::take_up(cx, &container);
+    }
     cx.store.restore_container(Arc::clone(&container));
     container
 }
