@@ -143,9 +143,7 @@ fn open_to_others(node: &Node, dir: &Path) -> Vec<String> {
         "*/pods/*/shm",
         // The kernel's own files, behind a directory that is closed.
         "*/pods/*/ns/*",
-        "*/pods/*/hosts",
-        "*/pods/*/hostname",
-        "*/pods/*/resolv.conf",
+        "*/pods/*/etc/*",
     ];
     let prunes: Vec<_> = theirs
         .iter()

@@ -70,7 +70,7 @@ fn mount_etc(plan: &Plan, resolv_conf: usize) -> Result<()> {
         None => host_hosts().len(),
     };
     let size = ETC.max(2 * (resolv_conf + hosts)).next_multiple_of(4096);
-    let options = format!("mode=755,size={}k,nr_inodes={ETC_INODES}", size / 1024);
+    let options = format!("mode=700,size={}k,nr_inodes={ETC_INODES}", size / 1024);
     mount(Some("corten"), etc, Some("tmpfs"), DATA, Some(&*options)).at("mount a tmpfs on", etc)
 }
 
