@@ -26,8 +26,8 @@ use rustix::{
 
 use crate::failure::{Doing, Result, failure, invalid};
 
-/// The number of what is opened, the first behind the standard streams.
-const CONTEXT: i32 = 3;
+/// The number that what is opened gets, of a standard stream: which others are free depends on the two that share them.
+const CONTEXT: i32 = 0;
 const DOING: &str = "mount";
 const PROC: &str = "proc of the PID namespace";
 
@@ -102,12 +102,13 @@ impl Pids<'_> {
     }
 
     /// Has a child open it in the PID namespace, with an empty root that no other process has, and waits to be killed. Both
-    /// share their descriptors, of which there are the ways to tell an errno, and [`CONTEXT`]; no socket, which would name the one that has made it (SO_PEERPIDFD).
+    /// share their descriptors, of which there are the ways to tell an errno, and [`CONTEXT`]; no socket, which would name
+    /// the process that has made it (SO_PEERPIDFD).
     fn enter(&self, tell: &OwnedFd) -> Result<(), i32> {
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         let entered = || -> io::Result<()> {
             prctl::end_with_parent()?;
-            (0..CONTEXT).try_for_each(|number| process::dup_to(tell.as_fd(), number))?;
+            (0..3).try_for_each(|number| process::dup_to(tell.as_fd(), number))?;
             mount::enter_empty_root(self.template, &[])?;
             ns::enter(self.namespace, CloneFlags::CLONE_NEWPID)?;
             process::close_all_but(&[])
@@ -119,13 +120,9 @@ impl Pids<'_> {
         };
         match process::clone(self.proof, own, None) {
             Ok(Cloned::Child) => {
-                let opened = mount::open_filesystem("proc");
-                told(
-                    opened
-                        .as_ref()
-                        .map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0),
-                );
-                // Without closing it, which is the other's, too.
+                let opened = mount::open_filesystem("proc")
+                    .and_then(|context| process::dup_to(context.as_fd(), CONTEXT));
+                told(opened.map_or_else(errno, |()| 0));
                 process::exit_now(0)
             }
             Ok(Cloned::Parent(_)) => {}
