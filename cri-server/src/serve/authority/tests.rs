@@ -1,3 +1,5 @@
+//! Frames and field blocks as clients send them, and what h2 reads of them.
+
 use super::*;
 
 /// Fields of a request: method POST, a literal of the static table, the authority, a path by an entry of the dynamic table.
