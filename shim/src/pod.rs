@@ -9,8 +9,10 @@ use std::{
 };
 
 use corten_sys::{
-    caps, memory, mount, ns, prctl, process,
-    process::{Child, CloneFlags, Cloned, CommandLine, SingleThreaded},
+    caps,
+    command_line::CommandLine,
+    memory, mount, ns, prctl, process,
+    process::{Child, CloneFlags, Cloned, SingleThreaded},
 };
 use nix::{
     mount::{MntFlags, umount2},
@@ -60,7 +62,7 @@ pub(crate) fn run(
             let pinned = || match rustix::io::read(go_on, &mut [0; 1])? {
                 0 => Err(io::ErrorKind::BrokenPipe.into()),
                 _ => {
-                    command_line.replace(NAME.to_bytes());
+                    command_line.replace(&proof, NAME.to_bytes());
                     Ok(())
                 }
             };

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
+pub mod command_line;
 pub mod keyring;
 mod making;
 pub mod memory;
