@@ -72,16 +72,14 @@ impl Supervisor {
             Ok(false) => process::try_wait(exec.process.birth.child()),
             Err(error) => Err(error),
         };
-        let ended = match ended {
-            Ok(Some(ended)) => ended,
-            Ok(None) => return,
-            // There is nothing to wait for: an event that stays would come for ever.
-            Err(error) => {
-                note(format_args!("an exec was given up: {error}"));
-                kill(&exec.process);
-                Ended::Killed(process::SIGKILL)
-            }
+        let ended = match ended.doing("watch", "the exec").transpose() {
+            Some(ended) => ended,
+            None => return,
         };
+        if ended.is_err() {
+            // There is nothing to wait for: an event that stays would come for ever.
+            kill(&exec.process);
+        }
         let Some(exec) = self.execs.remove(&number) else {
             return;
         };
@@ -90,7 +88,9 @@ impl Supervisor {
             self.events.remove(timer);
         }
         exec.process.remove_cgroup();
-        self.reply(exec.waiting, exec.answer(ended));
+        let waiting = exec.waiting;
+        let answer = ended.map_or_else(Answer::Failure, |ended| exec.answer(ended));
+        self.reply(waiting, answer);
     }
 
     pub(super) fn exec_is_over(&mut self, number: u64) {
