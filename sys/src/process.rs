@@ -23,6 +23,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Since 5.5: the child starts with default signal handlers.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
+/// Looks for other threads before one counts as alive.
+const LOOKS: u32 = 1000;
+
 /// signal(7)
 pub const SIGKILL: i32 = libc::SIGKILL;
 
@@ -31,17 +34,22 @@ pub const SIGKILL: i32 = libc::SIGKILL;
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// Counts the threads.
+    /// Counts the threads. One that was joined is listed until the kernel has done with it, some moments later.
     ///
     /// # Errors
     /// When there is another one.
     pub fn verify() -> io::Result<Self> {
-        match fs::read_dir("/proc/self/task")?.count() {
-            1 => Ok(Self(())),
-            count => Err(io::Error::other(format!(
-                "this process has {count} threads, and may have one"
-            ))),
+        let mut count = 0;
+        for _ in 0..LOOKS {
+            count = fs::read_dir("/proc/self/task")?.count();
+            if count == 1 {
+                return Ok(Self(()));
+            }
+            std::thread::yield_now();
         }
+        Err(io::Error::other(format!(
+            "this process has {count} threads, and may have one"
+        )))
     }
 }
 
