@@ -17,7 +17,7 @@ use crate::{
     result::{self, ips, is_told_at_del},
 };
 
-/// What is quoted of a result.
+/// Bytes of a result that an error quotes.
 const MAX_QUOTED: usize = 1 << 10;
 
 /// Attaches a pod. What a failed attempt has made is undone.

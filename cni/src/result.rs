@@ -50,7 +50,7 @@ pub(crate) fn is_told_at_del(version: &str) -> bool {
 /// is of the configuration's, as older plugins of every version leave it out.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Reason for which a result is refused.
 pub(crate) fn read(result: Value, version: &str) -> Result<Value, String> {
     let Value::Object(result) = result else {
         return Err("its result is not a JSON object".into());
