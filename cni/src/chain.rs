@@ -274,8 +274,8 @@ pub(crate) fn config(entry: &Entry, conflist: &Conflist, plugin: &Map<String, Va
     Value::Object(config)
 }
 
-/// What the plugin asks for of what there is (CNI spec 1.1, section 3, "Deriving runtimeConfig"). What there is no value for is
-/// left out.
+/// Capabilities that the plugin asks for, with their values (CNI spec 1.1, section 3, "Deriving runtimeConfig"). One without a
+/// value is left out.
 fn runtime_config(capabilities: &Value, entry: &Entry) -> Map<String, Value> {
     let pod = &entry.attachment;
     let mut values = match serde_json::to_value(&pod.capabilities) {

@@ -32,7 +32,7 @@ pub enum Error {
         network: String,
         file: String,
         interface: &'static str,
-        /// What the last plugin with a result has printed.
+        /// Output of the last plugin that printed a result.
         result: String,
     },
     /// In the plugin's own words.

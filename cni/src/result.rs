@@ -41,7 +41,7 @@ impl Form {
     }
 }
 
-/// Whether plugins of this version are given the result when they detach: since 0.4.0.
+/// True for versions whose plugins are given the result when they detach: since 0.4.0.
 pub(crate) fn is_told_at_del(version: &str) -> bool {
     VERSIONS.iter().position(|known| *known == version) >= Some(4)
 }
@@ -206,7 +206,7 @@ pub(crate) fn addresses(result: &Value) -> Vec<Address> {
         .collect()
 }
 
-/// The same without their prefixes.
+/// Addresses of a result, without their prefixes.
 pub(crate) fn ips(result: &Value) -> Vec<IpAddr> {
     addresses(result)
         .into_iter()

@@ -123,7 +123,7 @@ fn the_other_programs_of_a_chain_are_asked() {
     });
 }
 
-/// What an ADD has not come to has nothing to undo.
+/// A plugin that the ADD has not come to has nothing to undo.
 #[test]
 fn a_program_that_was_never_run_is_not_needed_for_undoing() {
     on_a_host(|host| {
