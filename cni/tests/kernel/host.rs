@@ -36,9 +36,7 @@ pub(crate) struct Host {
 /// Runs `test` in namespaces that end with it.
 #[track_caller]
 pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send) {
-    if !Uid::effective().is_root() {
-        return println!("SKIP: needs root");
-    }
+    assert!(Uid::effective().is_root(), "this needs root");
     let ended = thread::scope(|scope| {
         let body = || {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,14 +15,6 @@ use crate::{
 
 pub(crate) const RECORDING: &str =
     r#"printf '%s %s %s %s\n' "$CNI_COMMAND" "$CNI_NETNS" "$CNI_ARGS" "$(cat)" >> "$0.log""#;
-
-pub(crate) fn has_reference_plugins() -> bool {
-    let there = Path::new("/usr/lib/cni/macvlan").exists();
-    if !there {
-        println!("SKIP: needs the reference plugins (apt install containernetworking-plugins)");
-    }
-    there
-}
 
 #[test]
 fn a_failing_plugin_is_quoted_and_all_is_undone() {
@@ -177,9 +168,6 @@ fn a_plugin_gets_what_the_specification_says() {
 
 #[test]
 fn a_macvlan_pod_is_reached_by_a_neighbour() {
-    if !has_reference_plugins() {
-        return;
-    }
     on_a_host(|host| {
         let neighbour = host.neighbour();
         let cni = host.network(json!([{
@@ -201,9 +189,6 @@ fn a_macvlan_pod_is_reached_by_a_neighbour() {
 
 #[test]
 fn the_reference_bridge_and_ours_go_on_where_the_other_stopped() {
-    if !has_reference_plugins() {
-        return;
-    }
     on_a_host(|host| {
         let mut plugins = bridge(json!([[{ "subnet": "10.9.0.0/24" }]]));
         plugins[0]["ipam"]["dataDir"] = json!(host.dir.path().join("networks"));
@@ -238,9 +223,6 @@ fn the_reference_bridge_and_ours_go_on_where_the_other_stopped() {
 
 #[test]
 fn a_configuration_with_a_key_that_is_not_built_in_goes_to_the_program() {
-    if !has_reference_plugins() {
-        return;
-    }
     on_a_host(|host| {
         let mut plugins = bridge(json!([[{ "subnet": "10.9.0.0/24" }]]));
         plugins[0]["promiscMode"] = json!(true);
@@ -254,9 +236,6 @@ fn a_configuration_with_a_key_that_is_not_built_in_goes_to_the_program() {
 
 #[test]
 fn programs_go_on_from_what_is_built_in() {
-    if !has_reference_plugins() {
-        return;
-    }
     on_a_host(|host| {
         let mut plugins = bridge(json!([[{ "subnet": "10.9.0.0/24" }]]));
         let tuning =
@@ -294,9 +273,6 @@ fn a_missing_plugin_is_told_before_anything_is_made() {
 
 #[test]
 fn addresses_are_freed_by_the_reference_plugin_and_by_ours() {
-    if !has_reference_plugins() {
-        return;
-    }
     on_a_host(|host| {
         let cni = host.network(bridge(json!([[{ "subnet": "10.9.0.0/24" }]])));
         host.attach(&cni, "aaaaaaaaaaaaaaaa", &[]);

@@ -30,16 +30,14 @@ const APPLETS: [&str; 16] = [
 /// Docker's fourteen.
 pub(crate) const CAPABILITIES: u64 = 0xa804_25fb;
 
-/// Why this machine cannot run the scenarios.
-pub(crate) fn missing() -> Option<&'static str> {
+/// Panics where this machine cannot run the scenarios.
+pub(crate) fn check_prerequisites() {
+    assert!(rustix::process::geteuid().is_root(), "this needs root");
     // A dynamic one names its loader in its first page.
     let mut elf = Vec::new();
     let _ = File::open(BUSYBOX).and_then(|file| file.take(4096).read_to_end(&mut elf));
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root");
-    }
-    (elf.is_empty() || elf.windows(9).any(|bytes| bytes == b"ld-linux-"))
-        .then_some("needs Debian's busybox-static")
+    let is_static = !elf.is_empty() && !elf.windows(9).any(|bytes| bytes == b"ld-linux-");
+    assert!(is_static, "this needs Debian's busybox-static");
 }
 
 /// Removed when dropped.

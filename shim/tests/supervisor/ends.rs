@@ -25,7 +25,7 @@ fn ready(site: &Site) {
 
 #[test]
 fn the_stop_signal_is_sent_once() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let script = "n=0; trap 'n=$((n+1)); echo signal' TERM; trap 'exit $n' USR1; echo ready; while :; do sleep 0.05; done";
     let mut client = site.start(script);
     ready(&site);
@@ -48,7 +48,7 @@ fn the_stop_signal_is_sent_once() {
 
 #[test]
 fn a_stop_that_is_over_kills_everything() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let script = "trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & echo ready; while :; do sleep 1; done";
     let mut client = site.start(script);
     ready(&site);
@@ -62,7 +62,7 @@ fn a_stop_that_is_over_kills_everything() {
 
 #[test]
 fn a_deadline_only_comes_nearer() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("trap '' TERM; echo ready; while :; do sleep 1; done");
     ready(&site);
     let begin = Instant::now();
@@ -76,7 +76,7 @@ fn a_deadline_only_comes_nearer() {
 
 #[test]
 fn a_created_container_is_killed_at_once() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.connect();
     client.create(site.plan("true")).unwrap();
     stop(&mut client, SIGTERM, 86_400_000);
@@ -86,7 +86,7 @@ fn a_created_container_is_killed_at_once() {
 
 #[test]
 fn a_program_that_cannot_be_run_is_an_end_with_a_message() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut plan = site.plan("");
     plan.process.as_mut().unwrap().args = words(&["/no/such"]);
     let mut client = site.connect();
@@ -105,7 +105,7 @@ fn a_program_that_cannot_be_run_is_an_end_with_a_message() {
 
 #[test]
 fn what_cannot_be_created_leaves_nothing() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut plan = site.plan("true");
     plan.process.as_mut().unwrap().user.as_mut().unwrap().spec = "nobody-knows".into();
     let mut client = site.connect();
@@ -118,7 +118,7 @@ fn what_cannot_be_created_leaves_nothing() {
 
 #[test]
 fn want_of_memory_is_told() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut plan =
         site.plan("dd if=/dev/zero of=/dev/null bs=200M count=1; kill -KILL $$; exit 137");
     plan.cgroup.as_mut().unwrap().resources = Some(Resources {
@@ -136,7 +136,7 @@ fn want_of_memory_is_told() {
 
 #[test]
 fn huge_pages_that_the_host_cannot_limit_are_told_and_no_obstacle() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut plan = site.plan("exit 4");
     let limit = |page_size: &str, limit| HugepageLimit {
         page_size: page_size.into(),
@@ -167,7 +167,7 @@ fn huge_pages_that_the_host_cannot_limit_are_told_and_no_obstacle() {
 
 #[test]
 fn a_shim_without_a_container_does_not_outlive_the_daemon() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.connect();
     client.call(Call::Hello(Hello { version: 1 })).unwrap();
     assert!(site.shim.try_wait().unwrap().is_none());
@@ -177,7 +177,7 @@ fn a_shim_without_a_container_does_not_outlive_the_daemon() {
 
 #[test]
 fn a_container_outlives_the_daemon() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.connect();
     client
         .create(site.plan("echo ready; sleep 0.2; exit 6"))
@@ -205,7 +205,7 @@ fn a_container_outlives_the_daemon() {
 
 #[test]
 fn shutdown_is_for_what_never_ran() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("sleep 1000");
     let refused: Failure = client.call(Call::Shutdown(Shutdown {})).unwrap_err();
     assert_eq!(refused.kind(), FailureKind::FailurePhase);
@@ -213,7 +213,7 @@ fn shutdown_is_for_what_never_ran() {
     assert_eq!(client.exited().code, 137);
     site.shim_ends();
 
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.connect();
     client.create(site.plan("true")).unwrap();
     client.call(Call::Shutdown(Shutdown {})).unwrap();
@@ -222,7 +222,7 @@ fn shutdown_is_for_what_never_ran() {
 
 #[test]
 fn a_background_process_does_not_hold_the_end() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("sleep 1000 & echo ready; exit 8");
     let begin = Instant::now();
     assert_eq!(client.exited().code, 8);

@@ -11,7 +11,7 @@ use crate::site::{Site, eventually, exec_done, words};
 
 #[test]
 fn an_exec_tells_its_code_and_output() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     assert_eq!(
         client.exec_to_end("echo a; echo b >&2; exit 5"),
@@ -23,7 +23,7 @@ fn an_exec_tells_its_code_and_output() {
 
 #[test]
 fn execs_run_side_by_side() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     let (slow, out) = client.exec("cat /proc/self/stat > /dev/null; sleep 0.3; echo slow", 0);
     let (fast, _) = client.exec("exit 1", 0);
@@ -34,7 +34,7 @@ fn execs_run_side_by_side() {
 
 #[test]
 fn the_time_of_an_exec_ends_all_that_it_has_started() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     let (id, mut out) = client.exec("(sleep 1000 &); sleep 1000 & echo ready; sleep 1000", 2000);
     let done = exec_done(client.answer(id));
@@ -48,7 +48,7 @@ fn the_time_of_an_exec_ends_all_that_it_has_started() {
 
 #[test]
 fn a_background_process_does_not_hold_the_answer() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     let begin = Instant::now();
     let (id, _out) = client.exec("sleep 1000 & exit 2", 0);
@@ -58,7 +58,7 @@ fn a_background_process_does_not_hold_the_answer() {
 
 #[test]
 fn an_exec_ends_with_its_connection() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     let mut other = site.connect();
     let (_, mut out) = other.exec("echo ready; sleep 1000", 0);
@@ -70,7 +70,7 @@ fn an_exec_ends_with_its_connection() {
 
 #[test]
 fn a_program_that_is_not_there_is_told() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("sleep 1000");
     let (id, _out) = client.exec_of(&["no-such"], 0);
     let failure = client.answer(id).unwrap_err();
@@ -82,7 +82,7 @@ fn a_program_that_is_not_there_is_told() {
 
 #[test]
 fn what_cannot_be_run_is_told() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.connect();
     client.create(site.plan("sleep 1000")).unwrap();
     let exec = |stdin| Exec {
@@ -109,7 +109,7 @@ fn what_cannot_be_run_is_told() {
 
 #[test]
 fn an_exec_is_answered_when_the_container_ends() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("cat /proc/self/stat >/dev/null; sleep 0.3; exit 9");
     let (id, _out) = client.exec("sleep 1000", 0);
     assert_eq!(exec_done(client.answer(id)).exit_code, 137);
@@ -119,7 +119,7 @@ fn an_exec_is_answered_when_the_container_ends() {
 
 #[test]
 fn many_execs_leave_nothing() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("sleep 1000");
     let fds = format!("/proc/{}/fd", site.shim.id());
     let count = || std::fs::read_dir(&fds).unwrap().count();
@@ -145,7 +145,7 @@ fn many_execs_leave_nothing() {
 
 #[test]
 fn an_exec_that_is_killed_at_any_step_leaves_no_process() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.start("sleep 1000");
     for number in 0..200 {
         // While it is set up, while the process that stays is made, and after that.

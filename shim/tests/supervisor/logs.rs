@@ -8,7 +8,7 @@ use crate::site::{Site, eventually};
 
 #[test]
 fn the_log_is_exact() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let script = "printf 'one\\r\\n\\n'; printf '0123456789abcdef\\n'; echo 0123456789abcdefg; \
         printf half; printf err >&2; sleep 0.05; echo ' of it'; printf out; exit 3";
     let mut client = site.start(script);
@@ -33,7 +33,7 @@ fn the_log_is_exact() {
 
 #[test]
 fn all_output_is_in_the_log_when_the_end_is_told() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let script = "n=0; while [ $n -lt 20000 ]; do echo line $n; n=$((n+1)); done";
     site.start(script).exited();
     let log = site.log("0.log");
@@ -45,7 +45,7 @@ fn all_output_is_in_the_log_when_the_end_is_told() {
 
 #[test]
 fn a_reopened_log_loses_and_repeats_nothing() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let script = "n=0; while [ $n -lt 3000 ]; do echo line $n; n=$((n+1)); [ $((n%100)) = 0 ] && sleep 0.02; done";
     let mut client = site.start(script);
     let path = |name: &str| site.dir.join("logs").join(name);
@@ -74,7 +74,7 @@ fn a_reopened_log_loses_and_repeats_nothing() {
 
 #[test]
 fn a_log_that_cannot_be_reopened_goes_on() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut client = site.start("echo a; while [ ! -e /go ]; do sleep 0.02; done; echo b");
     eventually("the first line", || site.log("0.log") == "stdout F a\n");
     fs::rename(site.dir.join("logs"), site.dir.join("moved")).unwrap();
@@ -89,7 +89,7 @@ fn a_log_that_cannot_be_reopened_goes_on() {
 
 #[test]
 fn without_a_path_output_is_dropped() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut plan = site.plan("dd if=/dev/zero bs=64k count=64; exit 4");
     plan.log = Some(Log::default());
     let mut client = site.connect();
@@ -100,7 +100,7 @@ fn without_a_path_output_is_dropped() {
 
 #[test]
 fn a_missing_log_directory_is_made() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let mut plan = site.plan("echo hello");
     plan.log.as_mut().unwrap().path = site.path("logs/pod/name/0.log");
     let mut client = site.connect();
@@ -117,7 +117,7 @@ fn a_missing_log_directory_is_made() {
 
 #[test]
 fn a_log_that_cannot_be_opened_is_told_at_create() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     fs::write(site.dir.join("file"), "").unwrap();
     let mut plan = site.plan("true");
     plan.log.as_mut().unwrap().path = site.path("file/0.log");
@@ -131,7 +131,7 @@ fn a_log_that_cannot_be_opened_is_told_at_create() {
 
 #[test]
 fn a_full_disk_drops_lines_and_blocks_nobody() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let mut client = site.connect();
     client
         .create(site.plan("dd if=/dev/zero bs=1M count=1 2>/dev/null; echo; echo end; exit 5"))

@@ -56,7 +56,7 @@ impl Drop for Pod {
 
 #[test]
 fn the_init_has_nothing_and_reaps() {
-    let Some(mut site) = Site::new() else { return };
+    let mut site = Site::new();
     let pod = Pod::start(site.dir.join("pid"));
     for field in ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"] {
         assert_eq!(pod.status(field), "0000000000000000", "{field}");
@@ -95,7 +95,7 @@ fn the_init_has_nothing_and_reaps() {
 
 #[test]
 fn a_pin_that_cannot_be_made_leaves_no_process() {
-    let Some(site) = Site::new() else { return };
+    let site = Site::new();
     let pin = site.dir.join("taken");
     OpenOptions::new()
         .write(true)

@@ -56,12 +56,9 @@ pub(crate) struct Client {
 
 impl Site {
     /// `None` where the machine cannot run containers, which is told.
-    pub(crate) fn new() -> Option<Self> {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if let Some(reason) = missing() {
-            println!("SKIP supervisor: {reason}");
-            return None;
-        }
+        check_prerequisites();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("corten-supervisor-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
@@ -81,11 +78,11 @@ impl Site {
             .stderr(log)
             .spawn()
             .unwrap();
-        Some(Self {
+        Self {
             dir,
             cgroup: format!("/{name}/c"),
             shim,
-        })
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -359,13 +356,11 @@ fn filesystem(kind: &str, destination: &str) -> Mount {
     }
 }
 
-fn missing() -> Option<&'static str> {
+fn check_prerequisites() {
+    assert!(rustix::process::geteuid().is_root(), "this needs root");
     // A dynamic one names its loader in its first page.
     let mut elf = Vec::new();
     let _ = File::open(BUSYBOX).and_then(|file| file.take(4096).read_to_end(&mut elf));
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root");
-    }
-    (elf.is_empty() || elf.windows(9).any(|bytes| bytes == b"ld-linux-"))
-        .then_some("needs Debian's busybox-static")
+    let is_static = !elf.is_empty() && !elf.windows(9).any(|bytes| bytes == b"ld-linux-");
+    assert!(is_static, "this needs Debian's busybox-static");
 }
