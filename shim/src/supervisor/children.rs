@@ -8,7 +8,7 @@ use std::io;
 
 use corten_sys::process;
 use nix::sys::{
-    signal::{SigSet, Signal},
+    signal::{SigSet, Signal, raise},
     signalfd::{SfdFlags, SignalFd},
 };
 
@@ -17,6 +17,10 @@ use crate::{
     note::note,
     poll::{Poll, Source},
 };
+
+/// Ends that are dealt with before other events have their turn: on a large machine a command can make children of the shim
+/// faster than that reaps them.
+const BURST: u32 = 256;
 
 /// SIGCHLD, which comes as an event.
 #[derive(Debug)]
@@ -36,12 +40,15 @@ impl Ends {
 }
 
 impl Supervisor {
-    /// Reaps all that has ended. Who is known is dealt with as by its own event.
+    /// Reaps what has ended. A process that is known is dealt with as by its own event.
     pub(super) fn reap(&mut self) {
         // One signal stands for any number of ends.
         while matches!(self.ends.0.read_signal(), Ok(Some(_))) {}
         let (mut last, mut turns) = (0, 0);
-        while let Ok(Some(pid)) = process::ended_child() {
+        for _ in 0..BURST {
+            let Ok(Some(pid)) = process::ended_child() else {
+                return;
+            };
             turns = if pid == last { turns + 1 } else { 0 };
             last = pid;
             let mut execs = self.execs.iter();
@@ -54,6 +61,10 @@ impl Supervisor {
                 None if container.is_some_and(|container| container.has(pid)) => self.end(),
                 None => reap_stranger(pid),
             }
+        }
+        // There may be more: the event comes once more.
+        if let Err(error) = raise(Signal::SIGCHLD) {
+            note(format_args!("ended children wait: {error}"));
         }
     }
 }

@@ -1,7 +1,17 @@
 //! What a process of the container can do to the ends of others: the shim neither waits for ever nor runs in circles.
 
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+};
+
 use corten_proto::shim::{
     Bind, FailureKind, Mount, MountAttributes, Plan, Start, Stop, mount::Kind, request::Call,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::site::{Client, Site, eventually, exec_done};
@@ -14,6 +24,9 @@ const CALLS: &str = "my ($clone, $ptrace) = (220, 117);";
 /// CLONE_PARENT | SIGCHLD, each time with an end at once.
 const SIBLINGS: &str = "for (1..3) { my $pid = syscall($clone, 0x8000 | 17, 0, 0, 0, 0); exit 0 if $pid == 0; \
                         die $! if $pid < 0; }";
+/// More than the shim reaps in one turn. They stay.
+const MANY: &str = "for (1..700) { my $pid = syscall($clone, 0x8000 | 17, 0, 0, 0, 0); sleep 1000 if $pid == 0; \
+                    die $! if $pid < 0; } print \"made\n\"; sleep 1000;";
 /// PTRACE_SEIZE, and nothing ever again.
 const SEIZE: &str = "syscall($ptrace, 0x4206, PID, 0, 0) == 0 or die $!; print \"seized\\n\"; close STDOUT; \
                      close STDERR; sleep 1000;";
@@ -49,9 +62,15 @@ fn perl(script: &str) -> [String; 3] {
     ["/usr/bin/perl".into(), "-e".into(), script]
 }
 
-fn exec(client: &mut Client, script: &str, timeout_ms: u64) -> (u64, std::fs::File) {
+fn exec(client: &mut Client, script: &str, timeout_ms: u64) -> (u64, File) {
     let args = perl(script);
     client.exec_of(&args.each_ref().map(String::as_str), timeout_ms)
+}
+
+fn line_of(out: File) -> String {
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    line
 }
 
 /// State and processor time, in ticks, of the shim (proc_pid_stat(5)).
@@ -80,12 +99,17 @@ fn is_quiet(site: &Site) {
     });
 }
 
-fn zombies(site: &Site) -> usize {
+/// The shim's children, by their lines in proc_pid_stat(5).
+fn children(site: &Site) -> Vec<String> {
     let shim = site.shim.id();
     let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
     let of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let all = children.split_whitespace();
-    all.filter(|pid| of(pid).contains(") Z ")).count()
+    children.split_whitespace().map(of).collect()
+}
+
+fn zombies(site: &Site) -> usize {
+    let all = children(site);
+    all.iter().filter(|line| line.contains(") Z ")).count()
 }
 
 #[test]
@@ -102,12 +126,36 @@ fn siblings_that_a_command_has_made_hold_up_nothing() {
 }
 
 #[test]
+fn more_ends_than_one_turn_deals_with_are_dealt_with() {
+    let mut site = Site::new();
+    let mut client = start(&site);
+    let (id, out) = exec(&mut client, MANY, 0);
+    assert_eq!(line_of(out), "made\n");
+    let shim = Pid::from_raw(site.shim.id().try_into().unwrap());
+    // One signal tells of all.
+    kill(shim, Signal::SIGSTOP).unwrap();
+    for line in children(&site) {
+        if line.contains("(perl)") {
+            let pid = line.split_once(' ').unwrap().0;
+            kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+    }
+    eventually("they have ended", || zombies(&site) == 701);
+    kill(shim, Signal::SIGCONT).unwrap();
+    assert_eq!(exec_done(client.answer(id)).exit_code, 137);
+    eventually("they are reaped", || children(&site).len() == 1);
+    is_quiet(&site);
+    client.call(Call::Stop(Stop::default())).unwrap();
+    assert_eq!(client.exited().code, 137);
+    site.shim_ends();
+}
+
+#[test]
 fn an_end_that_a_tracer_keeps_back_is_an_end() {
     let mut site = Site::new();
     let mut client = start(&site);
     let (traced, out) = exec(&mut client, "print \"$$\\n\"; sleep 1000;", 0);
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    let line = line_of(out);
     let seize = SEIZE.replace("PID", line.trim());
     let mut other = site.connect();
     let (_, out) = exec(&mut other, &seize, 0);
