@@ -10,6 +10,7 @@ mod mask;
 mod arrows;
 mod manifests;
 mod rpc_table;
+mod security;
 mod sources;
 
 use tree::{Finding, Tree};
