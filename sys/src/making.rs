@@ -28,7 +28,7 @@ use crate::open::openat2;
 /// Symlinks that one path may go through; as MAXSYMLINKS of the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// How a part of the path is opened: itself, whatever it is.
+/// Flags by which a part of the path is opened: itself, whatever it is.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
 
 /// Last part of a path: a directory, or a file, with the mode of a new one.
@@ -58,7 +58,7 @@ struct Walk<'a> {
     root: BorrowedFd<'a>,
     mode: Mode,
     end: End,
-    /// Where `dir` is, below the root: without symlinks and `..`.
+    /// Path of `dir` below the root, without symlinks and `..`.
     at: PathBuf,
     dir: OwnedFd,
     /// Parts that are to come, the next one last.

@@ -322,7 +322,7 @@ mod tests {
 
     use super::*;
 
-    /// On a thread with a mount namespace of its own, as in a container whose root has every capability.
+    /// Runs `attack` on a thread with a mount namespace of its own, as in a container whose root has every capability.
     fn apart<T: Send>(attack: impl FnOnce() -> T + Send) -> T {
         let own = || {
             unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();

@@ -51,7 +51,7 @@ pub fn openat2(
 pub struct Descriptors(OwnedFd);
 
 impl Descriptors {
-    /// Those of the calling process, also when it has left the mount namespace with this /proc.
+    /// Descriptors of the calling process, also when it has left the mount namespace with this /proc.
     pub fn of_self() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(openat(CWD, "/proc/self/fd", flags, Mode::empty())?))

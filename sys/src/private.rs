@@ -43,7 +43,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     builder.recursive(true).mode(DIRECTORY).create(path)
 }
 
-/// The same, and one that is there already is closed to others.
+/// Makes a directory as [`create_dir_all`] does. One that is there already is closed to others.
 pub fn close_dir_all(path: &Path) -> io::Result<()> {
     create_dir_all(path)?;
     fs::set_permissions(path, Permissions::from_mode(DIRECTORY))

@@ -53,7 +53,7 @@ impl SingleThreaded {
     }
 }
 
-/// Who one is after [`clone`].
+/// Side of a [`clone`] that has returned.
 #[derive(Debug)]
 pub enum Cloned {
     Parent(Child),
@@ -254,11 +254,13 @@ pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     }
 }
 
+/// Checks that the process was not reaped, so that its number is still its own.
+///
 /// # Errors
-/// ESRCH when the process was reaped: its number may be another's.
+/// ESRCH when it was reaped: its number may be another's.
 pub fn check_unreaped(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     match send_signal(pidfd, 0) {
-        // Somebody else's it may be.
+        // The process is there, and may not be signalled by us.
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
         result => result,
     }

@@ -4,7 +4,7 @@ use std::{io, os::fd::BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
-/// Of /dev/ptmx and of each ptmx in a devpts (Documentation/admin-guide/devices.txt).
+/// Device number of /dev/ptmx and of each ptmx in a devpts (Documentation/admin-guide/devices.txt).
 const PTMX: (u32, u32) = (5, 2);
 
 /// Whether a descriptor is a terminal's master, which the kernel itself answers for.

@@ -51,7 +51,7 @@ pub(super) fn each<H>(
     Ok(())
 }
 
-/// How many of `pids` were looked at, and the handles of those that are still there. With few descriptors there are fewer.
+/// Number of `pids` that were looked at, and handles of those that are still there. With few descriptors both are smaller.
 fn open_batch<H>(
     dir: &Path,
     pids: &[i32],

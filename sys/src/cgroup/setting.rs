@@ -8,7 +8,7 @@ use std::{
 /// One value of one file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Setting {
-    /// Of [`super::Resources`].
+    /// Field of [`super::Resources`].
     field: String,
     path: PathBuf,
     value: String,
@@ -23,6 +23,8 @@ impl Setting {
         }
     }
 
+    /// Writes the value to its file.
+    ///
     /// # Errors
     /// InvalidInput where the kernel does not take the value.
     pub(super) fn write(&self) -> io::Result<()> {
@@ -38,7 +40,7 @@ impl Setting {
         })
     }
 
-    /// What is there now.
+    /// Setting with the value that is there now.
     fn read(&self) -> io::Result<Self> {
         let read = |path: &Path| {
             let text = fs::read_to_string(path).map_err(|error| {
@@ -62,8 +64,8 @@ impl Setting {
     }
 }
 
-/// Of a value: out of range, no such processor or node, beyond what the parent has (v1 says EACCES), or a file that no
-/// controller has (opening it would make it, which is not permitted).
+/// Whether the kernel refuses the value: it is out of range, no such processor or node, or beyond what the parent has (v1
+/// says EACCES), or no controller has the file (opening it would make it, which is not permitted).
 fn is_refusal(error: &io::Error) -> bool {
     let refusals = [
         libc::EINVAL,
