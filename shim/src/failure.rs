@@ -5,10 +5,10 @@ use std::{fmt::Display, io};
 use corten_proto::shim::{Failure, FailureKind, Mount};
 use nix::libc;
 
-/// Of EAGAIN from clone(2).
+/// Hint for EAGAIN from clone(2).
 const NO_PROCESSES: &str =
     "a limit of processes is reached: the container's own (pids), its pod's or the host's";
-/// Of EMFILE and ENFILE.
+/// Hint for EMFILE and ENFILE.
 const NO_DESCRIPTORS: &str = "the container's shim or the host has no descriptor left";
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;

@@ -27,7 +27,7 @@ use rustix::{
 
 use crate::note::note;
 
-/// What containers see of it: /proc/1/comm and /proc/1/cmdline.
+/// Name of the init that containers see in /proc/1/comm and /proc/1/cmdline.
 const NAME: &CStr = c"corten-pod";
 
 /// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
@@ -87,8 +87,8 @@ pub(crate) fn run(
     }
 }
 
-/// As clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The empty root is
-/// entered before, since only the host's root may make it.
+/// Clones as clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The empty
+/// root is entered before, since only the host's root may make it.
 fn clone_in(
     proof: &SingleThreaded,
     user: &File,

@@ -33,12 +33,12 @@ pub(crate) struct Birth {
 }
 
 impl Birth {
-    /// Of a process that stays itself.
+    /// Birth of a process that stays itself.
     pub(super) fn direct(child: Child) -> Self {
         Self { child, slot: None }
     }
 
-    /// Of a child that may make another. The memory that it has for that is kept out of the next one.
+    /// Birth by a child that may make another. The memory that it has for that is kept out of the next one.
     ///
     /// # Errors
     /// When that is not possible; the child is killed then.

@@ -117,7 +117,7 @@ pub(super) fn settle(
     Ok(())
 }
 
-/// The same failure of an exec, whose working directory the container has changed: not a fault of ours.
+/// Failure of an exec whose working directory the container may have changed: the exec's own, not a fault of ours.
 pub(super) fn is_the_containers(mut failure: Failure) -> Failure {
     if matches!(
         failure.errno,

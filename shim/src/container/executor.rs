@@ -70,7 +70,7 @@ impl Executor {
         }
     }
 
-    /// Its number; 0 where there is none.
+    /// Init's process id; 0 where there is none.
     pub(crate) fn init_pid(&self) -> i32 {
         self.init().map_or(0, |init| init.pid)
     }

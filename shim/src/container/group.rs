@@ -11,7 +11,7 @@ use rustix::io::write;
 
 use crate::failure::{Doing, Result, failure, invalid};
 
-/// Of CreateContainer, whose limits the plan has.
+/// Field of CreateContainer whose limits the plan has.
 const FIELD: &str = "config.linux.resources";
 
 /// A container's cgroup, and the host's hierarchies.
@@ -106,7 +106,7 @@ impl Group {
     }
 }
 
-/// What the kernel does not take is the request's, whose field the error begins with.
+/// Failure of a limit. Where the kernel refuses the value it is the request's, whose field the error begins with.
 fn refused(error: &io::Error) -> shim::Failure {
     let text = error.to_string();
     match (error.kind(), text.split_once(": ")) {

@@ -81,7 +81,7 @@ impl Ids {
         self.make_files_as(self.owner(0, 0)?)
     }
 
-    /// The same with another owner, given as numbers of the host.
+    /// Files that are made from now on belong to this owner, given as numbers of the host.
     pub(super) fn make_files_as(&self, (uid, gid): (Uid, Gid)) -> Result<()> {
         setfsgid(gid.as_raw().into());
         setfsuid(uid.as_raw().into());

@@ -29,8 +29,9 @@ use crate::failure::{Doing, Result};
 const MAX_MESSAGE: usize = 128 << 10;
 /// Longest message in a pipe, bytes: it is written at once and never waited for, whatever the pipe holds (PIPE_BUF, pipe(7)).
 const MAX_WORDS: usize = 4096;
-/// Of that, the most that the subject of a failure has, and its other words each.
+/// Most bytes of a pipe's message that the subject of a failure has.
 const MAX_SUBJECT: usize = 2048;
+/// Most bytes that each of its other words has.
 const MAX_HINT: usize = 512;
 
 /// A child's message: a failure, or the result of its preparation.
@@ -70,7 +71,7 @@ enum Way {
     /// The sibling's.
     Pipe(OwnedFd),
     Both {
-        /// Until the child has closed its end.
+        /// `None` once the child has closed its end.
         socket: Option<OwnedFd>,
         pipe: OwnedFd,
         /// An epoll(7) instance of both.
@@ -103,7 +104,7 @@ pub(super) fn pair() -> Result<(Report, OwnedFd)> {
     ))
 }
 
-/// The same for an init.
+/// Ends for a child that becomes the init itself.
 pub(super) fn of_init() -> Result<(Report, Teller)> {
     let (report, socket) = pair()?;
     let teller = Teller {
@@ -113,7 +114,7 @@ pub(super) fn of_init() -> Result<(Report, Teller)> {
     Ok((report, teller))
 }
 
-/// The same for one that has a sibling become the container's init.
+/// Ends for a maker, which has a sibling become the container's init.
 pub(super) fn of_maker() -> Result<(Report, Teller)> {
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
@@ -142,7 +143,7 @@ pub(super) fn of_maker() -> Result<(Report, Teller)> {
     Ok((report, teller))
 }
 
-/// The same for an exec, which has nothing to tell but a failure.
+/// Ends for an exec, which has nothing to tell but a failure.
 pub(super) fn of_exec() -> Result<(Report, Teller)> {
     let (pipe, words) = pipe()?;
     let report = Report {
@@ -242,7 +243,7 @@ fn decode(bytes: &[u8]) -> Result<Packet> {
         .doing("decode", "report")
 }
 
-/// From a pipe that others may have written to, and hold open: one message, a failure, and nothing else.
+/// Reads a pipe that others may have written to, and hold open: one message, a failure, and nothing else.
 fn read_words(pipe: &OwnedFd) -> Result<Told> {
     let mut bytes = vec![0; MAX_WORDS];
     match rustix::io::read(pipe, &mut bytes) {
@@ -303,7 +304,7 @@ impl Teller {
     }
 }
 
-/// What fits into a pipe.
+/// Failure cut to what fits into a pipe.
 fn cut(mut failure: Failure) -> Failure {
     for (text, most) in [
         (&mut failure.operation, MAX_HINT),

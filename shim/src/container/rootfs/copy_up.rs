@@ -32,7 +32,7 @@ use crate::failure::{Doing, Result};
 /// As long as the kernel allows (xattr(7)).
 const MAX_XATTR: usize = 64 << 10;
 
-/// How much is copied at most.
+/// Most that is copied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Bytes of files, holes not counted.
@@ -40,7 +40,7 @@ pub(super) struct Limits {
     entries: u64,
 }
 
-/// For all volumes of a container together.
+/// Limits of all volumes of a container together.
 pub(super) const LIMITS: Limits = Limits {
     data: 16 << 30,
     entries: 1 << 20,
