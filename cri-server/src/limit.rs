@@ -63,12 +63,12 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// For pulls of images.
+    /// Gate of pulls of images.
     pub(crate) fn of_pulls(config: &Config) -> Self {
         Self::new(config.image.max_concurrent_pulls, "pulls that wait")
     }
 
-    /// For making pods and containers.
+    /// Gate of creations of pods and containers.
     pub(crate) fn of_creations(config: &Config) -> Self {
         let limit = config.container.max_concurrent_creations;
         Self::new(limit, "pods and containers that wait to be made")

@@ -31,7 +31,7 @@ pub(crate) struct Container {
     pub(super) exec_drain_timeout: u64,
     /// Commands and attached clients of one container.
     pub(crate) max_sessions: usize,
-    /// Of all containers.
+    /// Commands of ExecSync in all containers.
     pub(crate) max_exec_syncs: usize,
     pub(crate) max_concurrent_creations: usize,
 }

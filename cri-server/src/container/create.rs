@@ -174,7 +174,7 @@ fn draft(cx: &Context, pod: Arc<Pod>, config: cri::ContainerConfig, hash: Hash) 
 }
 
 impl Draft {
-    /// Where the PID namespace of its target is pinned, if it has one.
+    /// Pin of the PID namespace of its target, if it has one.
     fn target_pids(&self, cx: &Context) -> Option<PathBuf> {
         let state_dir = layout::container_state(&cx.config.state, &self.id);
         let pin = state_dir.join(layout::TARGET_PIDS);
@@ -337,7 +337,7 @@ fn target(
     }
 }
 
-/// Its PID namespace, from its shim: a number may be another process's by the time that it is looked up.
+/// PID namespace of `target`, from its shim: a number may be another process's by the time that it is looked up.
 async fn target_pids(target: &Container) -> Result<OwnedFd> {
     let shim = target.running_shim()?;
     shim.pid_namespace().await.map_err(|source| Error::Shim {

@@ -68,7 +68,7 @@ pub(crate) struct Container {
     saving: Mutex<()>,
     /// Held by a start, an update and a removal, which do not go side by side.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Its shim has been asked by this daemon, or has ended.
+    /// Whether its shim has been asked by this daemon, or has ended.
     settled: watch::Sender<bool>,
     /// See [`record::Container::shim_may_live`].
     shim_may_live: AtomicBool,
@@ -178,7 +178,7 @@ impl Container {
         self.advance(state)
     }
 
-    /// Until [`Self::set_settled`] no more is known of it than its record.
+    /// Marks it as not asked yet: until [`Self::set_settled`] no more is known of it than its record.
     pub(crate) fn set_unsettled(&self) {
         self.settled.send_replace(false);
     }

@@ -16,9 +16,9 @@ use crate::{
     shim::{self, Client},
 };
 
-/// Between a start that was refused and the container's end.
+/// Longest time between a start that was refused and the container's end.
 const END: Duration = Duration::from_secs(5);
-/// Between two looks at a start that another daemon asked for.
+/// Pause between two looks at a start that another daemon asked for.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Lets the container's init run its program. One that cannot be run ends the container. One that runs already, whose start
@@ -49,7 +49,7 @@ pub(crate) async fn start(cx: &Context, container: &Container) -> Result<()> {
     Ok(())
 }
 
-/// What was refused because it was done: by a daemon that did not live to hear of it, or by the container's end.
+/// Outcome of a start that was refused because it was done: by a daemon that was killed meanwhile, or by the container's end.
 async fn started_before(
     container: &Container,
     client: &Client,

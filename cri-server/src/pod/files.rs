@@ -23,13 +23,13 @@ use crate::{
 
 /// As Docker and containerd have it; it belongs to the pod's root.
 const SHM: &str = "mode=1777,size=65536k";
-/// Of the directory of the files in /etc, in a pod's state directory.
+/// Name of the directory of the files in /etc, in a pod's state directory.
 pub(crate) const ETC_NAME: &str = "etc";
 /// Room for the files in /etc, bytes, unless the host's own are larger.
 const ETC: usize = 1 << 20;
-/// Those files, their directory, and their extended attributes, which take from it as well.
+/// Room for those files, their directory, and their extended attributes, inodes.
 const ETC_INODES: usize = 16;
-/// What holds neither programs nor devices.
+/// Mount flags of what holds neither programs nor devices.
 const DATA: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
@@ -74,7 +74,7 @@ fn mount_etc(plan: &Plan, resolv_conf: usize) -> Result<()> {
     mount(Some("corten"), etc, Some("tmpfs"), DATA, Some(&*options)).at("mount a tmpfs on", etc)
 }
 
-/// Where the files in /etc of a pod are whose state directory is `state_dir`. An earlier daemon had them in that itself.
+/// Directory of a pod's files in /etc. An earlier daemon had them in the pod's state directory itself.
 pub(crate) fn etc(pod: &record::Pod, state_dir: &Path) -> PathBuf {
     let etc = state_dir.join(ETC_NAME);
     let is_etc = |resource: &record::Resource| match &resource.kind {

@@ -111,7 +111,7 @@ impl Pod {
         Arc::clone(&self.turn).read_owned().await
     }
 
-    /// The same, where nobody has it alone or waits for that.
+    /// [`Self::share`] without waiting: `None` where a call has the pod alone or waits for that.
     pub(crate) fn try_share(&self) -> Option<OwnedRwLockReadGuard<()>> {
         Arc::clone(&self.turn).try_read_owned().ok()
     }
@@ -144,7 +144,7 @@ impl Pod {
         }
     }
 
-    /// From now on no container is added, and one that is being made is given up.
+    /// Marks the pod as stopped: no container is added, and one that is being made is given up.
     pub(crate) fn set_stopped(&self) {
         self.stopped.send_replace(true);
     }

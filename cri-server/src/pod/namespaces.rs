@@ -86,7 +86,7 @@ pub(crate) fn set_late_sysctls(plan: &Plan) -> Result<()> {
     })?
 }
 
-/// In the namespaces of the calling thread.
+/// Writes sysctls in the namespaces of the calling thread.
 fn set_sysctls(sysctls: &[(PathBuf, String)]) -> Result<()> {
     sysctls.iter().try_for_each(|(path, value)| {
         let path = Path::new("/proc/sys").join(path);

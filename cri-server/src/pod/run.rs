@@ -50,7 +50,7 @@ impl Plan {
     }
 }
 
-/// Where the pod's namespaces are pinned, `None` for the host's, and where its own file systems are.
+/// Pins of the pod's namespaces, `None` for the host's, and places of its own file systems.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Paths {
     pub(crate) net: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub(crate) struct Paths {
     pub(crate) uts: Option<PathBuf>,
     pub(crate) pid: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
-    /// Where a file system of the pod's files in /etc is.
+    /// File system of the pod's files in /etc.
     pub(crate) etc: PathBuf,
     pub(crate) user: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// A shim that says nothing for this long counts as gone, and is killed.
 const PROBE: Duration = Duration::from_secs(10);
-/// What the start waits for shims.
+/// Time that the daemon's start waits for shims.
 const MOMENT: Duration = Duration::from_millis(50);
 /// As for a container whose shim was lost.
 const REBOOTED: i32 = 255;

@@ -11,7 +11,7 @@ use corten_proto::{
 use super::names;
 use crate::{context::Context, error::Result};
 
-/// What each is, in the order in which it was made.
+/// Resources of each stray, in the order in which they were made.
 pub(super) fn find(cx: &Context) -> Result<Vec<Vec<Kind>>> {
     let unfinished: HashSet<String> = names(&cx.config.root.join("operations"))?
         .into_iter()

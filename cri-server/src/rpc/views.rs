@@ -70,7 +70,7 @@ pub(super) fn container(container: &Container, state: cri::ContainerState) -> cr
     }
 }
 
-/// With `image` under the name that it is to be shown by.
+/// Status of a container, with `image` under the name that it is to be shown by.
 pub(super) fn container_status(
     container: &Container,
     image: Option<cri::ImageSpec>,

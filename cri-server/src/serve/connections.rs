@@ -23,7 +23,7 @@ use super::authority::Stream;
 /// How long calls in flight may take to end: an exec may run for ever, and its client asks again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Until a further client is accepted after one that could not be, which stays where it is meanwhile.
+/// Pause after a client that could not be accepted, which stays where it is meanwhile.
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// Serves until `ended` is ready, then lets the calls in flight end.

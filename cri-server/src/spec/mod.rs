@@ -93,7 +93,7 @@ pub(crate) struct Pod<'a> {
     /// (for a pod on the host's network, copies of the host's: a container may write to them), and
     /// `shm/` unless IPC is the host's.
     pub state_dir: &'a Path,
-    /// Where its files in /etc are.
+    /// Directory of its files in /etc.
     pub etc: &'a Path,
     /// Pin of the network namespace; none is the host's.
     pub netns: Option<&'a Path>,

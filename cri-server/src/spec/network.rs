@@ -81,7 +81,7 @@ fn quantity(text: &str) -> Option<u128> {
     Some(mantissa.checked_mul(factor)?.div_ceil(divisor))
 }
 
-/// What the suffix multiplies with, and what it divides by.
+/// Factor and divisor of the suffix.
 fn scale(suffix: &str) -> Option<(u128, u128)> {
     let thousands = |letters: &str, letter: &str| {
         letters

@@ -23,9 +23,9 @@ const MAX_COMMAND: usize = 2 << 20;
 const MAX_PLACES: usize = 1000;
 /// NGROUPS_MAX (getgroups(2)).
 const MAX_GROUPS: usize = 65_536;
-/// Around the strings of an entry of a map, as it is encoded.
+/// Bytes around the strings of an entry of a map, as it is encoded.
 const ENTRY: usize = 16;
-/// Of an object in a list besides its words.
+/// Bytes of an object in a list besides its words.
 const FIXED: usize = 512;
 
 /// Checks a pod sandbox's config.

@@ -14,10 +14,10 @@ type Setting = (PathBuf, String);
 /// What to write below `/proc/sys`, from inside the pod's namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Sysctls {
-    /// As soon as there are namespaces.
+    /// Written as soon as there are namespaces.
     pub(crate) early: Vec<Setting>,
-    /// When the pod has its network: interfaces have sysctls once they are there, and `conf/default` is for those to come, not
-    /// for the network's own. Other runtimes set all then.
+    /// Written when the pod has its network: interfaces have sysctls once they are there, and `conf/default` is for those
+    /// to come, not for the network's own. Other runtimes set all then.
     pub(crate) late: Vec<Setting>,
 }
 

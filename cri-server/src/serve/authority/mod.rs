@@ -157,7 +157,7 @@ impl Rewriter {
     }
 }
 
-/// What h2 is to refuse.
+/// Frame that h2 is to refuse.
 #[derive(Debug, PartialEq)]
 struct Malformed;
 
@@ -219,7 +219,7 @@ fn unpadded(head: Head, payload: &[u8]) -> Result<&[u8], Malformed> {
     Ok(&rest[..length.ok_or(Malformed)?])
 }
 
-/// What follows `first`, the head of a field block's first frame as it came, in as many frames as it needs.
+/// Frames of a field block, as many as it needs. `first` is the head of its first frame as it came.
 fn framed(first: Head, block: &[u8]) -> BytesMut {
     let mut output = BytesMut::with_capacity(block.len() + HEAD);
     let mut kind = first.kind;
