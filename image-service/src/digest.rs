@@ -69,12 +69,12 @@ impl Digest {
         }
     }
 
-    /// Of SHA-256, which people leave out.
+    /// Digest of SHA-256, whose name people leave out.
     pub(crate) fn from_hex(hex: &str) -> Option<Self> {
         bytes(hex).map(Self::Sha256)
     }
 
-    /// By SHA-256, as for whatever has no digest from elsewhere.
+    /// Digest by SHA-256, as for whatever has no digest from elsewhere.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self::by(Algorithm::Sha256, bytes)
     }
@@ -110,7 +110,7 @@ impl Digest {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Its place in an OCI layout.
+    /// Path of the blob in an OCI layout.
     pub(crate) fn blob_name(&self) -> String {
         format!("blobs/{}/{}", self.algorithm().name(), self.hex())
     }

@@ -23,11 +23,11 @@ pub(crate) enum Value {
     Fraction,
     Text(String),
     List(Vec<Value>),
-    /// In the document's order, keys as often as they come.
+    /// Entries in the document's order, keys as often as they come.
     Object(Vec<(String, Value)>),
 }
 
-/// What is wrong with a document. Shape: `layers[3].size: it is no whole number`.
+/// Fault of a document. Shape: `layers[3].size: it is no whole number`.
 pub(crate) type Fault = String;
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Fault> {
@@ -72,7 +72,7 @@ impl Value {
         }
     }
 
-    /// What Go has in one variable after it has read `self` and then `later` into it.
+    /// Value that Go has in one variable after it has read `self` and then `later` into it.
     fn merge(self, later: Self) -> Self {
         match (self, later) {
             (Self::Object(mut entries), Self::Object(more)) => {

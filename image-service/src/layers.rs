@@ -36,7 +36,7 @@ impl Wanted {
         }
     }
 
-    /// With the name of its registry.
+    /// Blob with the name of its registry.
     fn blob(&self) -> Option<(Blob, String)> {
         match &self.source {
             Source::Registry { blob, session, .. } => {

@@ -25,7 +25,7 @@ pub(crate) enum Document {
     Manifest(Manifest),
 }
 
-/// What a manifest or an index says of another document, or of a blob.
+/// Reference of a manifest or an index to another document, or to a blob.
 ///
 /// Rule: OCI image-spec v1.1, descriptor.md.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<Platform>,
 }
 
-/// As it is written, in whatever spelling.
+/// Platform as it is written, in whatever spelling.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Platform {
     pub(crate) os: String,
@@ -121,7 +121,7 @@ pub(crate) struct Blob {
     pub(crate) digest: Digest,
     /// Unit: bytes.
     pub(crate) size: u64,
-    /// Where else it lies.
+    /// Other places where it lies.
     pub(crate) urls: Vec<String>,
 }
 

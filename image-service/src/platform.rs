@@ -79,7 +79,7 @@ pub(crate) fn host() -> String {
     format!("linux/{}", host_arch())
 }
 
-/// By the name that Go has for it, as images do.
+/// Architecture of the host by Go's name for it, as images have it.
 pub(crate) fn host_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -219,7 +219,7 @@ impl Archive<'_> {
 /// An image of which every blob was kept.
 struct Kept {
     manifest: Vec<u8>,
-    /// How the manifest was digested.
+    /// Algorithm of the manifest's digest.
     by: Algorithm,
     media_type: String,
     layers: Vec<(Blob, PathBuf)>,

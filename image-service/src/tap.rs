@@ -12,7 +12,7 @@ pub(crate) struct Tap<R> {
 }
 
 impl<R> Tap<R> {
-    /// For the digest that is to be compared with one by `algorithm`.
+    /// Tap whose digest is to be compared with one by `algorithm`.
     pub(crate) fn new(source: R, algorithm: Algorithm) -> Self {
         Self {
             source,

@@ -1,4 +1,4 @@
-//! Who has which blob in hand. A blob's file is opened by the first that needs it, and closed, or deleted, by the last.
+//! Claims of pulls on blobs. A blob's file is opened by the first that needs it, and closed, or deleted, by the last.
 
 use std::collections::HashMap;
 use std::fs;

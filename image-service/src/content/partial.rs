@@ -80,7 +80,7 @@ impl Partial {
         self.state().here.total()
     }
 
-    /// What has to be fetched, in order.
+    /// Ranges that have to be fetched, in order.
     pub(crate) fn missing(&self) -> Vec<Range<u64>> {
         self.state().here.missing(self.size)
     }
@@ -142,7 +142,7 @@ impl Partial {
         &self.path
     }
 
-    /// One pull's use of the bytes that are here now, and of those that come.
+    /// Use by one pull of the bytes that are here now, and of those that come.
     pub(crate) fn feed(self: &Arc<Self>, meter: Arc<Meter>) -> Arc<Feed> {
         let generation = self.state().generation;
         Arc::new(Feed {
@@ -158,7 +158,7 @@ impl Partial {
     }
 }
 
-/// What a pull writes to a blob's file, tied to what it reads from there: the one ends with the other.
+/// Writing side of a pull to a blob's file, tied to what it reads from there: the one ends with the other.
 #[derive(Debug)]
 pub(crate) struct Feed {
     partial: Arc<Partial>,
@@ -184,7 +184,7 @@ impl Feed {
         self.partial.present()
     }
 
-    /// What has to be fetched, in order.
+    /// Ranges that have to be fetched, in order.
     pub(crate) fn missing(&self) -> Vec<Range<u64>> {
         self.partial.missing()
     }

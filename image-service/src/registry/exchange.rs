@@ -212,7 +212,7 @@ impl Session {
         Ok(response)
     }
 
-    /// What the host was configured with is for no other, unless that is configured, too.
+    /// Client for `url`: the host's own is for no other host, unless that is configured, too.
     fn client<'a>(&'a self, host: &'a Host, url: &Uri) -> &'a HttpClient {
         if host.is_at(url) {
             return &host.client;
@@ -389,7 +389,7 @@ fn origin(url: &Uri) -> Result<String, Failure> {
         .ok_or_else(|| Failure::new(ErrorKind::Internal, format!("{url} names no host")))
 }
 
-/// For messages: where the host has led, if not to itself.
+/// Words for messages on where the host has led, if not to itself.
 fn beside(host: &Host, url: &Uri) -> String {
     match (host.is_at(url), url.authority()) {
         (false, Some(other)) => format!(" (from {other}, where it led)"),

@@ -46,7 +46,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// For a file that lies anywhere.
+    /// Entry for a file that lies anywhere.
     pub(super) fn of_url(url: Uri) -> Self {
         Self {
             base: url,
@@ -78,7 +78,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// What of it holds for hosts that the operator did not name.
+    /// Part of it that holds for hosts that the operator did not name.
     pub(super) fn for_others(&self) -> Self {
         Self {
             ca: self.ca.clone(),

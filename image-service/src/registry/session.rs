@@ -31,7 +31,7 @@ pub(crate) struct Session {
     shared: Shared,
 }
 
-/// What all sessions have.
+/// Settings that all sessions share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     /// `None` where no host but a registry's is asked.
@@ -56,7 +56,7 @@ impl Session {
         }
     }
 
-    /// For a blob that lies at `url`, if that is allowed: without credentials.
+    /// Session without credentials for a blob that lies at `url`, if that is allowed.
     pub(super) fn outside(&self, url: &Uri) -> Option<Self> {
         let host = self.shared.outside.as_ref()?.host(url)?;
         let (reference, shared) = (self.reference.clone(), self.shared.clone());
@@ -274,7 +274,7 @@ impl Session {
             .for_host(authority, host.entry.is_server, self.reference.registry())
     }
 
-    /// For messages: whose credentials `url` refused.
+    /// Words for messages on whose credentials `url` refused.
     pub(super) fn who(&self, host: &Host, url: &Uri) -> &'static str {
         match (self.credential(host).is_some(), self.auth.is_some()) {
             _ if !host.is_at(url) => "anonymous: what it redirects to gets no credentials",

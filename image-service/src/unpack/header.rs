@@ -24,7 +24,7 @@ const PREFIX: Range<usize> = 345..500;
 /// star's prefix is shorter, for two times that come behind it.
 const STAR_PREFIX: Range<usize> = 345..476;
 const STAR_TRAILER: Range<usize> = 508..512;
-/// Where GNU tar has them.
+/// Fields of times where GNU tar has them.
 const ACCESS_TIME: Range<usize> = 345..357;
 const CHANGE_TIME: Range<usize> = 357..369;
 
@@ -113,7 +113,8 @@ impl<'a> Fields<'a> {
         numeric(&self.0[MTIME])
     }
 
-    /// Of GNU's old form for sparse files: four fragments, whether more follow in blocks of their own, and the file's size.
+    /// Fields of GNU's old form for sparse files: four fragments, whether more follow in blocks of their own, and the
+    /// file's size.
     pub(super) fn gnu_sparse(&self) -> Option<(&'a [u8], bool, &'a [u8])> {
         let fields = (
             &self.0[SPARSE_FRAGMENTS],
@@ -142,7 +143,7 @@ pub(super) fn text(field: &[u8]) -> &[u8] {
     &field[..end.unwrap_or(field.len())]
 }
 
-/// In octal digits, or in binary where the first bit is set: two's complement of as many bytes as the field has.
+/// Number in octal digits, or in binary where the first bit is set: two's complement of as many bytes as the field has.
 pub(super) fn numeric(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 == 0 {

@@ -54,7 +54,7 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A zstd file may begin with a frame to skip, as zstd:chunked's do. The low nibble is free.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
-/// What other tools pack archives with. Unlikely to be how a name in an archive begins.
+/// Beginnings of archives that other tools pack. No name in an archive is likely to begin so.
 const OTHER_MAGICS: [(&[u8], &str); 3] = [
     (b"BZh91AY&SY", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
