@@ -44,7 +44,7 @@ pub(crate) struct Entry {
     pub(crate) progress: Progress,
 }
 
-/// How far a DEL has come that has not succeeded.
+/// Progress of a DEL that has not succeeded.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) enum Progress {
     #[default]
@@ -76,7 +76,7 @@ impl Cache {
             .doing(|| format!("write {}", path.display()))
     }
 
-    /// Where it is written what the pod was attached with.
+    /// Path of the file that says what the pod was attached with.
     pub(crate) fn file(&self, id: &str) -> String {
         self.path(id, ATTACHED).display().to_string()
     }

@@ -26,10 +26,10 @@ use crate::{
 
 /// A result that is larger is none.
 const MAX_RESULT: usize = 1 << 20;
-/// What is quoted of a plugin's complaints.
+/// Most bytes that are quoted of a plugin's complaints.
 const MAX_WORDS: usize = 4 << 10;
 const CHUNK: usize = 16 << 10;
-/// As the reference library's.
+/// Time that a busy program is tried for, as in the reference library.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

@@ -120,7 +120,7 @@ fn check(result: &Map<String, Value>, form: Form) -> Result<(), String> {
     Ok(())
 }
 
-/// From one address of each family to lists.
+/// Result with lists, from one with an address of each family.
 fn listed(mut result: Map<String, Value>) -> Map<String, Value> {
     let (mut ips, mut routes) = (Vec::new(), Vec::new());
     for key in ["ip4", "ip6"] {
