@@ -53,12 +53,12 @@ impl Birth {
         })
     }
 
-    /// Which of both is to be watched.
+    /// Child that is to be watched.
     pub(crate) fn child(&self) -> &Child {
         &self.child
     }
 
-    /// Whether this is the id of either of both.
+    /// Whether the id is the child's or its sibling's.
     pub(crate) fn has(&self, pid: i32) -> bool {
         self.child.pid == pid || self.slot.as_ref().and_then(Slot::pid) == Some(pid)
     }
@@ -75,7 +75,7 @@ impl Birth {
         Ok(Some(std::mem::replace(&mut self.child, sibling)))
     }
 
-    /// Signals whichever there is.
+    /// Signals the child, and its sibling where there is one.
     pub(super) fn signal(&self, number: i32) -> io::Result<()> {
         process::signal(self.child.pidfd.as_fd(), number)?;
         let sibling = self.slot.as_ref().map(Slot::sibling).transpose()?.flatten();
@@ -85,7 +85,7 @@ impl Birth {
     }
 }
 
-/// What the maker needs.
+/// Means by which the maker makes its sibling.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maker<'a> {
     pub(super) proof: &'a SingleThreaded,
@@ -95,7 +95,7 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The first that it does.
+    /// Keeps the memory of the sibling's id from further children; the maker's first step.
     pub(super) fn keep_memory(&self) -> Result<()> {
         self.slot
             .keep_from_children()
