@@ -120,13 +120,14 @@ fn make_test_passes_where_all_steps_ran_tests() {
     let (good, text) = run(&mut Clone::new().test());
     assert!(good, "{text}");
     for line in [
+        "build of tests",
         "cargo test",
-        "on cgroup v2",
         "test/crictl.sh",
         "probe",
-        "fuzz",
         "critest",
         "websockets",
+        "machines",
+        "fuzz",
     ] {
         let passed = |text: &str| text.starts_with(line) && text.contains(" passed in ");
         assert!(text.lines().any(passed), "{line}: {text}");
@@ -141,6 +142,7 @@ fn a_step_that_runs_no_test_fails() {
     for (step, variable, value) in [
         ("cargo test", "FAKE_TESTS", ""),
         ("cargo test", "FAKE_TESTS", UNIT),
+        ("machines", "FAKE_TESTS", UNIT),
         ("cargo test", "FAKE_TESTS", &format!("{RAN}\n{IDLE}")),
         ("probe", "FAKE_PROBE", ""),
         (
