@@ -187,17 +187,52 @@ pub fn ended_child() -> io::Result<Option<i32>> {
 /// ECHILD when it is none. The number of a child is its own until it is reaped, so that no other process can have it
 /// between that look and pidfd_open.
 pub fn child(pid: i32) -> io::Result<Child> {
-    let id = Some(pid).filter(|pid| *pid > 0);
-    let id = id.and_then(rustix::process::Pid::from_raw);
-    let id = id.ok_or(io::ErrorKind::InvalidInput)?;
-    waitid(
-        WaitId::Pid(id),
-        WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-    )?;
+    check_child(pid)?;
     Ok(Child {
         pid,
         pidfd: open(pid)?,
     })
+}
+
+/// Signals the child `pid` of this process, which needs no descriptor, and is no error when it has ended.
+///
+/// # Errors
+/// ECHILD when it is none, as for [`child`]; by its number it is signalled for the same reason.
+pub fn signal_child(pid: i32, number: i32) -> io::Result<()> {
+    check_child(pid)?;
+    // SAFETY: kill takes integers. The number is that of a child, which is this thread's to reap.
+    match unsafe { libc::kill(pid, number) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reaps the child `pid` of this process, which needs no descriptor. `None`: it has not ended, or a tracer keeps it.
+///
+/// # Errors
+/// ECHILD when it is none.
+pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
+    let id = child_id(pid)?;
+    let status = waitid(
+        WaitId::Pid(id),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    )?;
+    Ok(status.map(|status| ended(&status)))
+}
+
+fn check_child(pid: i32) -> io::Result<()> {
+    waitid(
+        WaitId::Pid(child_id(pid)?),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+    )?;
+    Ok(())
+}
+
+/// An id that stands for one process, which 0 and negative numbers do not (waitpid(2), kill(2)).
+fn child_id(pid: i32) -> io::Result<rustix::process::Pid> {
+    let id = Some(pid).filter(|pid| *pid > 0);
+    let id = id.and_then(rustix::process::Pid::from_raw);
+    Ok(id.ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 /// Whether the process has ended, reaped or not.
@@ -460,14 +495,27 @@ mod tests {
 
     #[test]
     fn a_process_that_is_no_child_is_none() {
-        for pid in [0, -1, 1] {
-            assert!(child(pid).is_err(), "{pid}");
-        }
         let mut other = std::process::Command::new("true").spawn().unwrap();
         let found = child(i32::try_from(other.id()).unwrap()).unwrap();
         assert_eq!(wait(found.pidfd.as_fd()).unwrap(), Ended::Exited(0));
-        assert!(child(found.pid).is_err());
+        for pid in [0, -1, 1, found.pid] {
+            assert!(child(pid).is_err(), "{pid}");
+            assert!(signal_child(pid, 0).is_err(), "{pid}");
+            assert!(reap(pid).is_err(), "{pid}");
+        }
         let _ = other.wait();
+    }
+
+    #[test]
+    fn a_child_is_signalled_and_reaped_by_its_number() {
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn();
+        let pid = i32::try_from(other.as_mut().unwrap().id()).unwrap();
+        assert_eq!(reap(pid).unwrap(), None);
+        signal_child(pid, SIGKILL).unwrap();
+        while !has_ended(child(pid).unwrap().pidfd.as_fd()).unwrap() {}
+        signal_child(pid, SIGKILL).unwrap();
+        assert_eq!(reap(pid).unwrap(), Some(Ended::Killed(9)));
+        assert!(reap(pid).is_err());
     }
 
     #[test]

@@ -77,11 +77,11 @@ impl Birth {
 
     /// Signals the child, and its sibling where there is one.
     pub(super) fn signal(&self, number: i32) -> io::Result<()> {
-        process::signal(self.child.pidfd.as_fd(), number)?;
-        let sibling = self.slot.as_ref().map(Slot::sibling).transpose()?.flatten();
-        sibling.map_or(Ok(()), |sibling| {
-            process::signal(sibling.pidfd.as_fd(), number)
-        })
+        let child = process::signal(self.child.pidfd.as_fd(), number);
+        match self.slot.as_ref().and_then(Slot::pid) {
+            Some(sibling) => process::signal_child(sibling, number).and(child),
+            None => child,
+        }
     }
 }
 

@@ -194,7 +194,7 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
         container.group.hierarchies.for_killing(),
         container.execs,
     )?;
-    match container.clone_into(&subgroup) {
+    let born = match container.clone_into(&subgroup) {
         Ok((Cloned::Child, freezer)) => {
             drop(ours);
             let Container {
@@ -228,8 +228,14 @@ pub(crate) fn exec(container: &mut Container, args: Vec<Vec<u8>>, ends: Ends) ->
             }
             .run(ends)
         }
-        Ok((Cloned::Parent(child), _)) => Ok(Execed {
-            birth: Birth::by_sibling(child, slot).doing("madvise", "the exec's memory")?,
+        Ok((Cloned::Parent(child), _)) => {
+            Birth::by_sibling(child, slot).doing("madvise", "the exec's memory")
+        }
+        Err(failure) => Err(failure),
+    };
+    match born {
+        Ok(birth) => Ok(Execed {
+            birth,
             report: ours,
             subgroup,
         }),
@@ -276,8 +282,9 @@ impl Container {
 
     /// Kills every process in the cgroup, and init, which is not in it from the first moment.
     pub(crate) fn kill(&self) -> io::Result<()> {
-        self.init.signal(process::SIGKILL)?;
-        self.group.cgroup().kill()
+        // The one's failure spares nothing of the other.
+        let init = self.init.signal(process::SIGKILL);
+        self.group.cgroup().kill().and(init)
     }
 
     /// What the kernel has killed in the container for want of memory; nothing after [`Self::remove_cgroup`].
@@ -310,8 +317,8 @@ impl Execed {
     /// Kills the process and all that it has started, wherever they have gone.
     pub(crate) fn kill(&self) -> io::Result<()> {
         // The monitor of an external runtime is not in it.
-        self.birth.signal(process::SIGKILL)?;
-        self.subgroup.cgroup().kill()
+        let process = self.birth.signal(process::SIGKILL);
+        self.subgroup.cgroup().kill().and(process)
     }
 
     /// Removes its cgroup. What still runs in it stays, and goes with the container.

@@ -70,8 +70,7 @@ impl Supervisor {
 }
 
 fn reap_stranger(pid: i32) {
-    let reaped = process::child(pid).and_then(|child| process::try_wait(&child));
-    if let Err(error) = reaped {
+    if let Err(error) = process::reap(pid) {
         note(format_args!("a child was not reaped: {error}"));
     }
 }

@@ -14,6 +14,8 @@ use nix::{
     unistd::Pid,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+
 use crate::site::{Client, Site, eventually, exec_done};
 
 /// Perl is in every Debian, and can make any system call. Numbers: syscalls(2).
@@ -27,6 +29,8 @@ const SIBLINGS: &str = "for (1..3) { my $pid = syscall($clone, 0x8000 | 17, 0, 0
 /// More than the shim reaps in one turn. They stay.
 const MANY: &str = "for (1..700) { my $pid = syscall($clone, 0x8000 | 17, 0, 0, 0, 0); sleep 1000 if $pid == 0; \
                     die $! if $pid < 0; } print \"made\n\"; sleep 1000;";
+/// The same once it is told to go on.
+const LATER: &str = "print \"ready\\n\"; kill STOP => $$; ";
 /// PTRACE_SEIZE, and nothing ever again.
 const SEIZE: &str = "syscall($ptrace, 0x4206, PID, 0, 0) == 0 or die $!; print \"seized\\n\"; close STDOUT; \
                      close STDERR; sleep 1000;";
@@ -120,6 +124,34 @@ fn siblings_that_a_command_has_made_hold_up_nothing() {
     assert_eq!(exec_done(client.answer(id)).exit_code, 0);
     eventually("they are reaped", || zombies(&site) == 0);
     is_quiet(&site);
+    client.call(Call::Stop(Stop::default())).unwrap();
+    assert_eq!(client.exited().code, 137);
+    site.shim_ends();
+}
+
+#[test]
+fn siblings_are_reaped_without_a_descriptor() {
+    let mut site = Site::new();
+    let mut client = start(&site);
+    let (id, out) = exec(&mut client, &format!("{LATER}{SIBLINGS}"), 0);
+    assert_eq!(line_of(out), "ready\n");
+    let stopped = || {
+        let all = children(&site);
+        let line = all.into_iter().find(|line| line.contains("(perl) T "))?;
+        Some(Pid::from_raw(line.split_once(' ')?.0.parse().ok()?))
+    };
+    eventually("it waits", || stopped().is_some());
+    let shim = rustix::process::Pid::from_raw(site.shim.id().try_into().unwrap());
+    let none = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(shim, Resource::Nofile, none).unwrap();
+    kill(stopped().unwrap(), Signal::SIGCONT).unwrap();
+    assert_eq!(exec_done(client.answer(id)).exit_code, 0);
+    eventually("they are reaped", || zombies(&site) == 0);
+    is_quiet(&site);
+    prlimit(shim, Resource::Nofile, before).unwrap();
     client.call(Call::Stop(Stop::default())).unwrap();
     assert_eq!(client.exited().code, 137);
     site.shim_ends();
