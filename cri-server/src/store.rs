@@ -110,8 +110,9 @@ impl Store {
         let old = self.pod_named(name);
         let old = old.map_or(0, |old| spec::listed_pod(old.config()));
         let bytes = spec::listed_pod(config).saturating_sub(old);
-        let there = self.read().pod_bytes;
-        let share = self.coming_pods.take(bytes, there, MAX_PODS);
+        // While the lock is held, none of those on their way becomes one of those that are there.
+        let objects = self.read();
+        let share = self.coming_pods.take(bytes, objects.pod_bytes, MAX_PODS);
         share.ok_or(Error::TooMany {
             what: "bytes of labels and annotations that all pods may have together: remove pods, or take annotations away",
             limit: MAX_PODS,
@@ -128,8 +129,10 @@ impl Store {
         let old = self.container_named(pod, name);
         let old = old.map_or(0, |old| spec::listed_container(old.config()));
         let bytes = spec::listed_container(config).saturating_sub(old);
-        let there = self.read().container_bytes;
-        let share = self.coming_containers.take(bytes, there, MAX_CONTAINERS);
+        let objects = self.read();
+        let share = self
+            .coming_containers
+            .take(bytes, objects.container_bytes, MAX_CONTAINERS);
         share.ok_or(Error::TooMany {
             what: "bytes of labels and annotations that all containers may have together: remove containers, or take annotations away",
             limit: MAX_CONTAINERS,
