@@ -224,9 +224,11 @@ fn framed(first: Head, block: &[u8]) -> BytesMut {
     let mut output = BytesMut::with_capacity(block.len() + HEAD);
     let mut kind = first.kind;
     let mut flags = first.flags & !(PADDED | END_HEADERS);
-    let mut chunks = block.chunks(MAX_PAYLOAD).peekable();
-    while let Some(chunk) = chunks.next() {
-        if chunks.peek().is_none() {
+    let mut left = block;
+    loop {
+        let (chunk, after) = left.split_at(left.len().min(MAX_PAYLOAD));
+        left = after;
+        if left.is_empty() {
             flags |= END_HEADERS;
         }
         let head = Head {
@@ -237,9 +239,12 @@ fn framed(first: Head, block: &[u8]) -> BytesMut {
         };
         head.write(&mut output);
         output.put_slice(chunk);
+        // Also a block without fields has a frame: its flags may end the stream.
+        if left.is_empty() {
+            return output;
+        }
         (kind, flags) = (CONTINUATION, 0);
     }
-    output
 }
 
 #[cfg(test)]

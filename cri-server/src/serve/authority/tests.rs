@@ -88,6 +88,12 @@ fn other_fields_are_left_alone() {
 }
 
 #[test]
+fn a_block_without_fields_ends_its_stream() {
+    let end = frame(HEADERS, END_HEADERS | 1, 3, &[]);
+    assert_eq!(fed(std::slice::from_ref(&end)), end);
+}
+
+#[test]
 fn a_block_of_several_frames_is_one_frame() {
     let block = block(b"\x41\x05a%2Fb");
     let (head, tail) = block.split_at(4);
