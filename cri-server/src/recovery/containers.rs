@@ -82,11 +82,21 @@ fn publish(cx: &Context, record: record::Container) -> Arc<Container> {
     container
 }
 
+/// Release of the calls that wait for what has become of the container, also when a panic ends the look at it.
+struct Settles<'a>(&'a Container);
+
+impl Drop for Settles<'_> {
+    fn drop(&mut self) {
+        self.0.set_settled();
+    }
+}
+
 async fn take_up(cx: &Arc<Context>, container: &Arc<Container>) {
+    let settles = Settles(container);
     if !container.is_exited() && timeout(PROBE, reconnect(cx, container)).await != Ok(true) {
         exit::finish(cx, container, None).await;
     }
-    container.set_settled();
+    drop(settles);
     if !has_pod(cx, container) {
         tracing::warn!(container = %container.record.id, "a container without pod is removed");
         if let Err(error) = remove::remove(cx, container).await {
