@@ -38,15 +38,11 @@ fn kill(ids: &HashSet<Vec<u8>>) {
     if ids.is_empty() {
         return;
     }
-    // What a container calls itself decides nothing: its processes have other mounts, and their memory is not read, whose lock
-    // a container can keep for ever.
-    let Ok(ours) = fs::read_link("/proc/self/ns/mnt") else {
+    let Ok(own) = shim::OwnMounts::find() else {
         return;
     };
-    let fits = |pid: i32| {
-        fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|its| its == ours)
-            && attached(pid).is_some_and(|id| ids.contains(&id))
-    };
+    // What a container calls itself decides nothing.
+    let fits = |pid: i32| own.are_of(pid) && attached(pid).is_some_and(|id| ids.contains(&id));
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {

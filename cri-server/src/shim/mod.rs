@@ -17,7 +17,7 @@ pub(crate) use exec::exec;
 pub(crate) use launcher::Launcher;
 use nix::errno::Errno;
 pub(crate) use printed::{End, Printed};
-pub(crate) use process::{kill, kill_if, kill_init};
+pub(crate) use process::{OwnMounts, kill, kill_if, kill_init};
 use tonic::Code;
 
 #[derive(Debug, thiserror::Error)]

@@ -2,13 +2,13 @@
 //!
 //! A process is proved by its pidfd, which is taken first: what is then seen of its number is its own, unless it was reaped
 //! meanwhile, and then its pidfd kills nobody. Containers' processes can have any arguments, and are never in the daemon's
-//! PID namespace unless their pod is.
+//! mount namespace, which a shim is in as long as it is one.
 
 use std::{
     fs,
     io::{self, Read},
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use corten_sys::process;
@@ -22,14 +22,32 @@ const DEATH: Timespec = Timespec {
 
 /// Kills every `corten-shim` that was started with `args`, and waits for their ends.
 ///
-/// Reads the whole of /proc: for recovery and for undoing, not for the path of a pod. Arguments are in a process's memory,
-/// whose lock a container can keep from others for ever: only processes outside of containers' PID namespaces are asked.
+/// Reads the whole of /proc: for recovery and for undoing, not for the path of a pod.
 ///
 /// # Errors
 /// TimedOut when one does not end.
 pub(crate) fn kill(args: &[&str]) -> io::Result<()> {
-    let own = pid_namespace(Path::new("/proc/self/ns/pid"))?;
-    kill_all(|pid| is_in(pid, own) && is_shim(pid, args))
+    let own = OwnMounts::find()?;
+    kill_all(|pid| own.are_of(pid) && is_shim(pid, args))
+}
+
+/// The daemon's mount namespace.
+///
+/// Arguments and environment are in a process's memory, whose lock a process of a container can keep from others for ever,
+/// be its PID namespace the host's (proc_pid_cmdline(5)). So only those that have the daemon's mounts are asked, which a
+/// container never has.
+#[derive(Debug)]
+pub(crate) struct OwnMounts(PathBuf);
+
+impl OwnMounts {
+    pub(crate) fn find() -> io::Result<Self> {
+        fs::read_link("/proc/self/ns/mnt").map(Self)
+    }
+
+    /// Whether the process has them.
+    pub(crate) fn are_of(&self, pid: i32) -> bool {
+        fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|its| its == self.0)
+    }
 }
 
 /// Kills the init of the PID namespace that is pinned on `pin`, and everything in there with it.
