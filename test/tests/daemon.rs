@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fs,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixDatagram,
     },
     time::Duration,
@@ -262,6 +262,7 @@ async fn the_socket_is_for_root_and_its_group() {
     let metadata = fs::metadata(node.socket()).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+    assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

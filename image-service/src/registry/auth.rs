@@ -298,7 +298,29 @@ mod tests {
         };
         assert_eq!((username.as_str(), password.as_str()), ("u", "p:w"));
         assert!(Auth::default().credential().is_none());
-        assert!(!format!("{encoded:?}").contains(&encoded.auth));
+        let secret = || "secret".to_owned();
+        let mut auth = Auth {
+            username: secret(),
+            password: secret(),
+            auth: secret(),
+            server_address: "q.example".into(),
+            identity_token: secret(),
+            registry_token: secret(),
+        };
+        let text = format!("{auth:?}");
+        assert!(
+            text.contains("q.example") && !text.contains("secret"),
+            "{text}"
+        );
+        assert!(matches!(auth.credential(), Some(Credential::Bearer(token)) if token == "secret"));
+        auth.registry_token.clear();
+        assert!(
+            matches!(auth.credential(), Some(Credential::Identity(token)) if token == "secret")
+        );
+        auth.identity_token.clear();
+        assert!(
+            matches!(auth.credential(), Some(Credential::Basic { username, .. }) if username == "secret")
+        );
     }
 
     #[track_caller]
