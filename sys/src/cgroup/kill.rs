@@ -57,7 +57,7 @@ fn kill_all(dir: &Path) -> io::Result<()> {
         }
         let sent = send(dir, Signal::KILL);
         if round > 0 {
-            set_state(dir, "THAWED");
+            thaw(dir);
         }
         sent?;
         sleep(pause);
@@ -65,6 +65,14 @@ fn kill_all(dir: &Path) -> io::Result<()> {
     }
     // Killed, and not gone: something in the kernel holds them. Removing the cgroup will say so.
     Ok(())
+}
+
+/// Lets what was killed end. A container may have frozen cgroups that it has made in its own: a v1 cgroup stays frozen by its
+/// own state when its parent is thawed (the kernel's freezer-subsystem.rst).
+fn thaw(dir: &Path) {
+    for dir in members::tree(dir) {
+        set_state(&dir, "THAWED");
+    }
 }
 
 fn set_state(dir: &Path, state: &str) {

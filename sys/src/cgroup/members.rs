@@ -92,7 +92,7 @@ fn ids(dir: &Path) -> io::Result<Vec<i32>> {
 }
 
 /// The cgroup's directory and those below it.
-fn tree(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn tree(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
