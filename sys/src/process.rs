@@ -359,6 +359,20 @@ pub fn reset_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::all().thread_unblock()?)
 }
 
+/// Lets this process run on every processor that its cpuset has, whatever its parent was held to.
+///
+/// Since Linux 6.2 a mask that was asked for outlives a move into another cpuset, so that one of the service manager
+/// (systemd.exec(5), `CPUAffinity`) would hold for all containers, too.
+pub fn reset_affinity() -> io::Result<()> {
+    // For 8192 processors, the most that the kernel can be built for. It leaves out those that are not there.
+    let all = [u64::MAX; 8192 / 64];
+    // SAFETY: the call reads the mask, which outlives it, in the given size.
+    match unsafe { libc::sched_setaffinity(0, size_of_val(&all), all.as_ptr().cast()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Ignores what a service manager or a terminal sends to whole groups, a socket whose other side is gone, and a file that may
 /// not grow: the call that failed says so, too.
 pub fn ignore_terminal_signals() {

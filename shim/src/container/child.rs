@@ -42,6 +42,7 @@ pub(super) fn run(teller: &Teller, stages: impl FnOnce() -> Failure) -> ! {
 pub(super) fn begin(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
     corten_sys::prctl::set_undumpable().doing("prctl", "PR_SET_DUMPABLE")?;
     process::reset_signals().doing("reset", "signals")?;
+    process::reset_affinity().doing("reset", "the affinity to processors")?;
     setsid().doing("setsid", "process")?;
     // Modes of what is made are as they are said.
     umask(Mode::empty());

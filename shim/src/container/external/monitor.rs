@@ -265,6 +265,8 @@ pub(super) fn begin() -> Result<()> {
     prctl::set_undumpable().doing("prctl", "PR_SET_DUMPABLE")?;
     prctl::set_name(c"corten-monitor").doing("prctl", "PR_SET_NAME")?;
     prctl::set_child_subreaper().doing("prctl", "PR_SET_CHILD_SUBREAPER")?;
+    // Older runtimes hand on what they get.
+    process::reset_affinity().doing("reset", "the affinity to processors")?;
     setsid().map(drop).doing("setsid", "process")
 }
 
