@@ -15,6 +15,9 @@ use crate::failure::{Result, failure, invalid};
 /// Where a program is looked for when the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A home directory that images and requests set to nothing.
+const NO_HOME: &[u8] = b"HOME=";
+
 #[derive(Debug)]
 pub(super) struct Program {
     args: Vec<CString>,
@@ -22,7 +25,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Adds those of `defaults`, `KEY=value`, whose key is missing in `env`.
+    /// Adds those of `defaults`, `KEY=value`, whose key is missing in `env`. An empty HOME is none, as for runc.
     pub(super) fn new(args: &[Vec<u8>], env: &[Vec<u8>], defaults: &[Vec<u8>]) -> Result<Self> {
         if args.first().is_none_or(Vec::is_empty) {
             return Err(invalid(
@@ -32,6 +35,7 @@ impl Program {
             ));
         }
         let mut variables = strings("environment", env)?;
+        variables.retain(|variable| variable.as_bytes() != NO_HOME);
         for default in strings("environment", defaults)? {
             let key = default
                 .as_bytes()
@@ -109,7 +113,15 @@ pub(super) fn names(env: &[Vec<u8>], key: &[u8]) -> bool {
 
 /// The variable that names a user's home directory.
 pub(super) fn home(path: &[u8]) -> Vec<u8> {
-    [b"HOME=", path].concat()
+    [NO_HOME, path].concat()
+}
+
+/// Adds the variable of `path` to an environment that has none, or an empty one.
+pub(super) fn add_home(env: &mut Vec<Vec<u8>>, path: &[u8]) {
+    env.retain(|variable| variable != NO_HOME);
+    if !names(env, NO_HOME) {
+        env.push(home(path));
+    }
 }
 
 /// The last value of `key`, which ends in `=`.
@@ -169,7 +181,8 @@ mod tests {
             env(program(&["a"], &["X=1"]).unwrap()),
             ["X=1", "HOME=/home"]
         );
-        assert_eq!(env(program(&["a"], &["HOME="]).unwrap()), ["HOME="]);
+        assert_eq!(env(program(&["a"], &["HOME="]).unwrap()), ["HOME=/home"]);
+        assert_eq!(env(program(&["a"], &["HOME=/x"]).unwrap()), ["HOME=/x"]);
     }
 
     #[test]

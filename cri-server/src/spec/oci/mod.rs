@@ -125,6 +125,8 @@ fn process(process: shim::Process, prepared: &shim::Prepared) -> Value {
     } = process;
     let identity = prepared.identity.clone().unwrap_or_default();
     let mut env = texts(&env);
+    // An empty one is none, as for runc; other runtimes would keep it.
+    env.retain(|variable| variable != "HOME=");
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", prepared.home));
     }

@@ -138,9 +138,7 @@ impl External {
     /// A container that the runtime has refused has no init; its start will say why.
     pub(super) fn set_created(&mut self, created: &mut Created) -> Result<()> {
         created.warnings.append(&mut self.group.warnings);
-        if !program::names(&self.env, b"HOME=") {
-            self.env.push(program::home(created.home.as_bytes()));
-        }
+        program::add_home(&mut self.env, created.home.as_bytes());
         if created.init_pid != 0 {
             // Only the monitor reaps it, whose child it has proved to be, and not before it is told to go on.
             let pidfd = process::open(created.init_pid).doing("open", "the container's init")?;
