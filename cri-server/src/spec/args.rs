@@ -32,6 +32,12 @@ pub(super) fn plan(
             "no command: neither the request nor the image has one",
         ));
     }
+    if words.first().is_some_and(|program| program.is_empty()) {
+        return Err(Invalid::new(
+            "config.command",
+            "its first word, of the request or of the image, is empty",
+        ));
+    }
     if let Some(word) = words.iter().find(|word| word.contains('\0')) {
         return Err(Invalid::new(
             "config.command",

@@ -54,6 +54,12 @@ pub(super) fn container(config: &cri::ContainerConfig) -> Result<(), Invalid> {
 
 /// Checks the words of a command that is to be run in a container.
 pub(crate) fn check_command(cmd: &[String]) -> Result<(), Invalid> {
+    if cmd.first().is_some_and(String::is_empty) {
+        return Err(Invalid::new("cmd[0]", "is empty, and names the program"));
+    }
+    if let Some(place) = cmd.iter().position(|word| word.contains('\0')) {
+        return Err(Invalid::new(format!("cmd[{place}]"), "has a NUL"));
+    }
     let bytes: usize = cmd.iter().map(|word| word.len() + 1).sum();
     if bytes <= MAX_COMMAND {
         return Ok(());

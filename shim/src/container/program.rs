@@ -78,19 +78,25 @@ impl Program {
         let path = variable(&self.env, b"PATH=")
             .filter(|path| !path.is_empty())
             .unwrap_or(DEFAULT_PATH);
+        let files = || {
+            let directories = path.split(|byte| *byte == b':');
+            directories.map(|directory| match directory {
+                b"" => [b"./", name].concat(),
+                directory => [directory, b"/", name].concat(),
+            })
+        };
         let mut answer = (name.to_vec(), Errno::ENOENT);
-        for directory in path.split(|byte| *byte == b':') {
-            let directory = if directory.is_empty() {
-                b"."
-            } else {
-                directory
-            };
-            let file = [directory, b"/", name].concat();
+        for file in files() {
             match self.attempt(&file) {
                 Errno::ENOENT | Errno::ENOTDIR => {}
                 Errno::EACCES => answer = (file, Errno::EACCES),
                 errno => return (file, errno),
             }
+        }
+        if answer.1 == Errno::ENOENT
+            && let Some(file) = files().find(|file| is_there(file))
+        {
+            answer.0 = file;
         }
         answer
     }
@@ -139,6 +145,10 @@ fn strings(what: &str, list: &[Vec<u8>]) -> Result<Vec<CString>> {
     list.iter().map(string).collect()
 }
 
+fn is_there(path: &[u8]) -> bool {
+    fs::metadata(OsStr::from_bytes(path)).is_ok()
+}
+
 /// What errno does not say. The file is seen as the container sees it.
 fn hint(errno: Errno, path: &Path) -> String {
     let file = fs::metadata(path).ok();
@@ -148,6 +158,13 @@ fn hint(errno: Errno, path: &Path) -> String {
         (libc::EACCES, Some(file)) if file.is_dir() => "it is a directory",
         (libc::EACCES, Some(file)) if file.permissions().mode() & 0o111 == 0 => {
             "the file is not executable"
+        }
+        // execve(2), "Limits on size of arguments and environment".
+        (libc::E2BIG, _) => {
+            "an argument or variable takes at most 128 KiB, and all together a quarter of the limit of the stack"
+        }
+        (libc::ELOOP, _) => {
+            "symlinks, or scripts that are each other's interpreter, lead in a circle"
         }
         (libc::ENOEXEC, _) => "not a program for this machine; a script needs #! in its first line",
         _ => "",
