@@ -40,12 +40,12 @@ pub(super) fn open(
     let path = Path::new(&bind.source);
     let fd = clone_or_create(path, bind, warnings).map_err(|error| {
         let subject = format!("{} on {}", bind.source, mount.destination);
-        failure(
-            FailureKind::FailureInvalid,
-            "open mount source",
-            subject,
-            &error,
-        )
+        let kind = FailureKind::FailureInvalid;
+        let mut failure = failure(kind, "open mount source", subject, &error);
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            failure.hint = "a symlink on the way leads to nothing".into();
+        }
+        failure
     })?;
     refuse_on_proc(&fd, bind, mount)?;
     if bind.relabel && !label.is_empty() {
