@@ -92,7 +92,7 @@ impl Log {
     /// the first parts may be in the old.
     pub(crate) fn reopen(&mut self) -> Result<()> {
         if let Some((path, file)) = &mut self.file {
-            *file = LogFile::open(path).doing("open the log", path.display())?;
+            *file = open_with_parents(path).doing("open the log", path.display())?;
         }
         Ok(())
     }
