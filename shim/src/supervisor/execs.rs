@@ -13,11 +13,17 @@ use crate::{
     poll::{Poll, Source, timer},
 };
 
+/// Time for what was killed to be gone.
+const HELD: Duration = Duration::from_secs(1);
+/// Exit code of a process that ends by SIGKILL.
+const KILLED: i32 = 128 + 9;
+
 #[derive(Debug)]
 pub(super) struct Exec {
     process: Execed,
-    waiting: Waiting,
-    /// `None` where it may run for ever, or its time is over.
+    /// `None` once it is answered.
+    waiting: Option<Waiting>,
+    /// `None` where it may run for ever, or is killed and waited for.
     deadline: Option<OwnedFd>,
     timed_out: bool,
     /// See shim.proto.
@@ -46,7 +52,7 @@ impl Supervisor {
             Ok(deadline) => {
                 let exec = Exec {
                     process,
-                    waiting,
+                    waiting: Some(waiting),
                     deadline,
                     timed_out: false,
                     grace: Duration::from_millis(request.hangup_grace_ms),
@@ -88,26 +94,40 @@ impl Supervisor {
             self.events.remove(timer);
         }
         exec.process.remove_cgroup();
-        let waiting = exec.waiting;
-        let answer = ended.map_or_else(Answer::Failure, |ended| exec.answer(ended));
-        self.reply(waiting, answer);
+        if let Some(waiting) = exec.waiting {
+            let answer = ended.map_or_else(Answer::Failure, |ended| exec.answer(ended));
+            self.reply(waiting, answer);
+        }
     }
 
+    /// Its time is over. One that the kernel holds on to, as in a frozen cgroup, dies when it is let go: nobody waits for that.
     pub(super) fn exec_is_over(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else {
             return;
         };
-        exec.timed_out = true;
         if let Some(timer) = exec.deadline.take() {
             self.events.remove(&timer);
         }
-        kill(&exec.process);
+        if !std::mem::replace(&mut exec.timed_out, true) {
+            kill(&exec.process);
+            exec.deadline = set_deadline(number, HELD, &self.events).ok();
+        } else if let Some(waiting) = exec.waiting.take() {
+            let done = ExecDone {
+                exit_code: KILLED,
+                timed_out: true,
+            };
+            self.reply(waiting, Answer::Exec(done));
+        }
     }
 
     /// Nobody is left to hear of the connection's commands, nor to read what they print.
     pub(super) fn hang_up_execs_of(&mut self, connection: u64) {
         let execs = self.execs.iter_mut();
-        for (number, exec) in execs.filter(|(_, exec)| exec.waiting.connection == connection) {
+        let is_its = |exec: &Exec| {
+            let waiting = exec.waiting.as_ref();
+            waiting.is_some_and(|waiting| waiting.connection == connection)
+        };
+        for (number, exec) in execs.filter(|(_, exec)| is_its(exec)) {
             exec.hang_up(*number, &self.events);
         }
     }
@@ -122,7 +142,9 @@ impl Supervisor {
         // The kernel holds on to these.
         for exec in std::mem::take(&mut self.execs).into_values() {
             let failure = phase("exec", "the container has ended");
-            self.reply(exec.waiting, Answer::Failure(failure));
+            if let Some(waiting) = exec.waiting {
+                self.reply(waiting, Answer::Failure(failure));
+            }
         }
     }
 }
