@@ -1,12 +1,12 @@
-//! Getting an image's layers, side by side: each is taken from the store, waited for where another
-//! pull has it in hand, or fetched and unpacked.
+//! Getting an image's layers, side by side: each is taken from the store, or from another pull that has it in hand, waited
+//! for where another pull fetches it from the same registry, or fetched and unpacked.
+//!
+//! No pull waits for bytes of a registry that it does not ask itself: a registry may send them as slowly as it likes.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::io::Read;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::blocking::blocking;
@@ -17,6 +17,7 @@ use crate::load::Archive;
 use crate::manifest::Blob;
 use crate::progress::{Meter, Phase};
 use crate::registry::{Download, Session};
+use crate::sharing::{Lanes, Sharing};
 use crate::store::{Ready, Staged, Store};
 use crate::unpack::{self, Expected};
 
@@ -36,12 +37,17 @@ impl Wanted {
         }
     }
 
+    fn registry(&self) -> Option<String> {
+        match &self.source {
+            Source::Registry { session, .. } => Some(session.registry().to_owned()),
+            Source::Archive(..) => None,
+        }
+    }
+
     /// Blob with the name of its registry.
     fn blob(&self) -> Option<(Blob, String)> {
         match &self.source {
-            Source::Registry { blob, session, .. } => {
-                Some((blob.clone(), session.registry().to_owned()))
-            }
+            Source::Registry { blob, .. } => Some((blob.clone(), self.registry()?)),
             Source::Archive(..) => None,
         }
     }
@@ -69,15 +75,9 @@ pub(crate) enum Source {
 pub(crate) struct Layers {
     store: Arc<Store>,
     content: Content,
-    slots: Arc<Mutex<Slots>>,
-    downloads: Arc<Semaphore>,
+    sharing: Arc<Sharing>,
     keeps_blobs: bool,
 }
-
-/// Who holds a chain's lock fetches it. If that pull fails or is cancelled, the next in line does,
-/// with its own credentials.
-type Slot = tokio::sync::Mutex<Weak<Staged>>;
-type Slots = HashMap<Digest, Arc<Slot>>;
 
 impl Layers {
     pub(crate) fn new(
@@ -89,8 +89,7 @@ impl Layers {
         Self {
             store,
             content,
-            slots: Arc::default(),
-            downloads: Arc::new(Semaphore::new(max_concurrent_downloads.max(1))),
+            sharing: Arc::new(Sharing::new(max_concurrent_downloads)),
             keeps_blobs,
         }
     }
@@ -99,6 +98,7 @@ impl Layers {
     pub(crate) async fn get(&self, wanted: Vec<Wanted>) -> Result<Vec<Ready>, Error> {
         let mut tasks = JoinSet::new();
         let spool = Spool::default();
+        let lanes = Arc::new(self.sharing.lanes());
         let claims = self.claim(&wanted).await?;
         let mut below = None;
         let mut chained: Vec<_> = wanted
@@ -115,9 +115,9 @@ impl Layers {
         chained.sort_by_key(|(_, (_, wanted, _))| Reverse(wanted.size()));
         for (index, (chain, wanted, claim)) in chained {
             let layers = self.clone();
-            let (meter, spool) = (wanted.meter(), spool.clone());
+            let (meter, spool, lanes) = (wanted.meter(), spool.clone(), Arc::clone(&lanes));
             tasks.spawn(async move {
-                let layer = layers.get_one(chain, wanted, claim, &spool).await;
+                let layer = layers.get_one(chain, wanted, claim, &spool, &lanes).await;
                 if let Some(meter) = meter {
                     meter.enter(Phase::Done);
                 }
@@ -165,40 +165,22 @@ impl Layers {
         wanted: Wanted,
         claim: Option<Arc<Claim>>,
         spool: &Spool,
+        lanes: &Lanes,
     ) -> Result<Ready, Error> {
-        let slot = self.slot(chain);
-        let mut in_hand = slot.lock().await;
-        // In this order: a layer is in the store before the pull that had it in hand lets go of it.
-        if let Some(staged) = in_hand.upgrade() {
+        let turn = self.sharing.turn(chain, wanted.registry());
+        let _turn = turn.lock().await;
+        if let Some(layer) = self.sharing.find(&chain, &self.store) {
             release(claim).await?;
-            return Ok(Ready::Staged(staged));
+            return Ok(layer);
         }
-        if let Some(hold) = self.store.hold_chain(&chain) {
+        let _lane = lanes.enter().await?;
+        // Another registry may have been quicker.
+        if let Some(layer) = self.sharing.find(&chain, &self.store) {
             release(claim).await?;
-            return Ok(Ready::Stored(hold));
+            return Ok(layer);
         }
-        if let Some(staged) = self.store.staging().take(&chain) {
-            release(claim).await?;
-            let staged = Arc::new(staged);
-            *in_hand = Arc::downgrade(&staged);
-            return Ok(Ready::Staged(staged));
-        }
-        let Ok(_permit) = self.downloads.acquire().await else {
-            return Err(Error::Stopped("getting a layer"));
-        };
-        let staged = Arc::new(self.fetch(chain, wanted, claim, spool).await?);
-        *in_hand = Arc::downgrade(&staged);
-        Ok(Ready::Staged(staged))
-    }
-
-    /// A slot stays as long as somebody waits for it or has its layer in hand, also between fetching and recording it.
-    fn slot(&self, chain: Digest) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || is_in_hand(slot));
-        let slot = slots
-            .entry(chain)
-            .or_insert_with(|| Arc::new(Slot::new(Weak::new())));
-        Arc::clone(slot)
+        let staged = self.fetch(chain, wanted, claim, spool).await?;
+        Ok(Ready::Staged(self.sharing.add(chain, staged)))
     }
 
     async fn fetch(
@@ -443,11 +425,6 @@ impl Drop for Close<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
-}
-
-fn is_in_hand(slot: &Slot) -> bool {
-    slot.try_lock()
-        .map_or(true, |staged| staged.strong_count() > 0)
 }
 
 fn stage(

@@ -7,6 +7,8 @@
 
 mod service;
 
+mod sharing;
+
 mod pull;
 
 mod load;

@@ -28,7 +28,7 @@ pub struct Options {
     pub root: PathBuf,
     /// Folders with `<registry>/hosts.toml`; the first that knows a registry wins.
     pub certs_dirs: Vec<PathBuf>,
-    /// Layers that are fetched and unpacked at a time, over all pulls.
+    /// Layers of one pull that are fetched and unpacked at a time. Pulls share all of these but one each.
     pub max_concurrent_downloads: usize,
     /// A transfer without a byte for this long is given up.
     pub progress_timeout: Duration,

@@ -1,13 +1,16 @@
 //! Pulls at one time that have blobs in common.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
 
 use crate::fake::{Asked, Fake, Reply, ranged, serve_image};
 use crate::image::{Image, file, image};
 use crate::resume::{layer_of, noise};
-use crate::site::{Site, entries};
+use crate::site::{Site, entries, eventually};
 use crate::tree::Pack;
 
 const SIZE: usize = 1 << 20;
@@ -70,19 +73,47 @@ fn until(condition: impl Fn() -> bool) {
     });
 }
 
+type Pull = JoinHandle<Result<(), String>>;
+
+/// Of `<address>/<name>/app:v1`.
+fn pull(site: &Site, registry: &Fake, name: &str) -> Pull {
+    let reference = format!("{}/{name}/app:v1", registry.address);
+    let images = site.images.clone();
+    tokio::spawn(async move {
+        let pulled = images.pull(&reference, None).await;
+        pulled.map(drop).map_err(|error| error.to_string())
+    })
+}
+
 async fn pull_both(site: &Site, a: &Fake, b: &Fake) -> [Result<(), String>; 2] {
-    let pull = |registry: &Fake, name: &str| {
-        let (images, reference) = (
-            site.images.clone(),
-            format!("{}/{name}/app:v1", registry.address),
-        );
-        tokio::spawn(async move {
-            let pulled = images.pull(&reference, None).await;
-            pulled.map(drop).map_err(|error| error.to_string())
-        })
-    };
-    let (a, b) = (pull(a, "a"), pull(b, "b"));
+    let (a, b) = (pull(site, a, "a"), pull(site, b, "b"));
     [a.await.unwrap(), b.await.unwrap()]
+}
+
+/// A pull of `image` whose layers from `first` on never end, once all of these are asked for that may be at a time.
+async fn stalling(site: &Site, image: Image, first: usize) -> (Fake, Pull) {
+    let stalled = image.layers[first..].to_vec();
+    let names = stalled.clone();
+    let registry = Fake::start(move |asked| {
+        let reply = serve_image(&image, asked);
+        match names.iter().any(|name| asked.path.contains(name)) {
+            true => reply.hanging_after(10),
+            false => reply,
+        }
+    })
+    .await;
+    let hanging = pull(site, &registry, "a");
+    let is_asked = |name: &&String| registry.count(name) > 0;
+    while stalled.iter().filter(is_asked).count() < stalled.len().min(3) {
+        tokio::task::yield_now().await;
+    }
+    (registry, hanging)
+}
+
+/// What never ends must not have ended before.
+async fn leave(hanging: Pull) {
+    hanging.abort();
+    assert!(hanging.await.unwrap_err().is_cancelled());
 }
 
 fn assert_whole(site: &Site, id: &str) {
@@ -165,25 +196,121 @@ async fn a_pull_goes_on_where_another_fails() {
 /// A registry that never ends must not hold up another, even if it names the same blob.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn registries_do_not_wait_for_each_other() {
-    let site = Site::waiting(Duration::from_secs(600), false).await;
-    let pair = Pair::new();
-    let (slow, good) = (Arc::clone(&pair), Arc::clone(&pair));
-    let slow = Fake::start(move |asked| {
-        let reply = slow.serve(asked);
-        match asked.path.contains(slow.shared().0) {
+    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let (_slow, hanging) = stalling(&site, on("a"), 1).await;
+    let good = Fake::serving(on("b"), |_| None).await;
+    pull(&site, &good, "b").await.unwrap().unwrap();
+    assert_whole(&site, &on("b").id);
+    leave(hanging).await;
+}
+
+/// Both registries have the same image. What one of them says, it may say for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn the_same_layers_do_not_wait_for_another_registry() {
+    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let made = || image("x", &[(file("base"), Pack::Gzip), layer_of(SIZE)]);
+    let (slow, hanging) = stalling(&site, made(), 1).await;
+    // The layer that came is whole, though its image is not.
+    let staging = site.root().join("staging");
+    eventually(
+        || match entries(&staging).iter().any(|name| name.ends_with(".done")) {
+            true => Ok(()),
+            false => Err(format!("{:?}", entries(&staging))),
+        },
+    );
+    let good = Fake::serving(made(), |_| None).await;
+    pull(&site, &good, "b").await.unwrap().unwrap();
+    assert_whole(&site, &made().id);
+    let counts = made()
+        .layers
+        .iter()
+        .map(|name| good.count(name))
+        .collect::<Vec<_>>();
+    assert_eq!(
+        counts,
+        [0, 1],
+        "what is verified is shared, whoever sent it"
+    );
+    leave(hanging).await;
+    drop(slow);
+    site.assert_verified().await;
+    site.assert_clean();
+}
+
+/// As many layers as may be fetched at a time never come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn layers_that_never_come_leave_other_pulls_their_turn() {
+    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let names = ["a", "b", "c", "d", "e"];
+    let layers: Vec<_> = names.iter().map(|name| (file(name), Pack::Gzip)).collect();
+    let (slow, hanging) = stalling(&site, image("slow", &layers), 0).await;
+    let good = Fake::serving(on("good"), |_| None).await;
+    pull(&site, &good, "b").await.unwrap().unwrap();
+    assert_whole(&site, &on("good").id);
+    let asked = image("slow", &layers).layers.into_iter();
+    let asked = asked.filter(|name| slow.count(name) > 0).count();
+    assert_eq!(asked, 3, "one pull fetches so many at a time");
+    leave(hanging).await;
+}
+
+/// Two registries send the same layer, and the last bytes of both come only when both have begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn a_layer_that_comes_from_two_registries_is_there_once() {
+    for keeps_blobs in [false, true] {
+        let site = Site::waiting(Duration::from_secs(60), keeps_blobs).await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let serve = || {
+            let (made, asked) = (image("x", &[layer_of(SIZE)]), Arc::clone(&asked));
+            Fake::start(move |request| {
+                if request.path.contains(&made.layers[0]) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    until(|| asked.load(Ordering::Relaxed) == 2);
+                }
+                serve_image(&made, request)
+            })
+        };
+        let (a, b) = (serve().await, serve().await);
+        assert_eq!(pull_both(&site, &a, &b).await, [Ok(()), Ok(())]);
+        let [image] = &site.images.list()[..] else {
+            panic!("{:?}", site.images.list());
+        };
+        assert_eq!(image.repo_tags.len(), 2);
+        assert_whole(&site, &image.id);
+        assert_eq!(site.partial_blobs(), 0);
+        site.assert_verified().await;
+        site.assert_clean();
+    }
+}
+
+/// Whoever fetches a layer may leave; who waits for it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+async fn a_pull_goes_on_where_another_left() {
+    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let made = image("x", &[layer_of(SIZE)]);
+    let name = made.layers[0].clone();
+    let first = AtomicBool::new(true);
+    let registry = Fake::start(move |asked| {
+        let reply = serve_image(&made, asked);
+        let is_first = asked.path.contains(&made.layers[0]) && first.swap(false, Ordering::Relaxed);
+        match is_first {
             true => reply.hanging_after(1000),
             false => reply,
         }
     })
     .await;
-    let good = Fake::start(move |asked| good.serve(asked)).await;
-    let (images, reference) = (site.images.clone(), format!("{}/a/app:v1", slow.address));
-    let hanging = tokio::spawn(async move { images.pull(&reference, None).await });
-    while slow.count(pair.shared().0) == 0 {
+    let leaving = pull(&site, &registry, "a");
+    while registry.count(&name) == 0 {
         tokio::task::yield_now().await;
     }
-    let reference = format!("{}/b/app:v1", good.address);
-    site.images.pull(&reference, None).await.unwrap();
-    assert_whole(&site, &pair.b.id);
-    hanging.abort();
+    let waiting = pull(&site, &registry, "b");
+    while registry.count("/b/app/manifests/") == 0 {
+        tokio::task::yield_now().await;
+    }
+    leaving.abort();
+    waiting.await.unwrap().unwrap();
+    let id = site.images.list()[0].id.clone();
+    assert_whole(&site, &id);
+    assert_eq!(registry.count(&name), 2);
+    assert_eq!(site.partial_blobs(), 0);
+    site.assert_clean();
 }
