@@ -72,7 +72,9 @@ struct Transfer {
     session: Arc<Session>,
     host: usize,
     download: Download,
+    /// What is left. A worker takes `span` bytes of it at a time.
     spans: Mutex<VecDeque<Range<u64>>>,
+    span: u64,
     /// The host knows no ranges, and one worker gets all of the blob.
     is_whole: AtomicBool,
     /// Answers with next to nothing in them.
@@ -203,10 +205,10 @@ impl Session {
         let missing = feed.missing();
         let left: u64 = missing.iter().map(|range| range.end - range.start).sum();
         let whole = 0..download.blob.size;
-        let (workers, spans) = match left {
-            _ if !in_parts => (1, VecDeque::from([whole])),
-            MANY.. => (CONNECTIONS, missing.into_iter().flat_map(cut).collect()),
-            _ => (1, missing.into()),
+        let (workers, spans, span) = match left {
+            _ if !in_parts => (1, VecDeque::from([whole]), u64::MAX),
+            MANY.. => (CONNECTIONS, missing.into(), SPAN),
+            _ => (1, missing.into(), u64::MAX),
         };
         let (sink, chunks) = mpsc::channel(CHUNKS);
         let transfer = Arc::new(Transfer {
@@ -214,6 +216,7 @@ impl Session {
             host,
             download: download.clone(),
             spans: Mutex::new(spans),
+            span,
             is_whole: AtomicBool::new(false),
             crumbs: AtomicU32::new(0),
             sink,
@@ -264,7 +267,7 @@ impl Transfer {
     }
 
     fn next(&self) -> Option<Range<u64>> {
-        self.spans().pop_front()
+        take(&mut self.spans(), self.span)
     }
 
     /// False when the rest is not wanted, or in other hands.
@@ -376,9 +379,14 @@ impl Transfer {
     }
 }
 
-fn cut(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let starts = (range.start..range.end).step_by(usize::try_from(SPAN).unwrap_or(usize::MAX));
-    starts.map(move |start| start..(start + SPAN).min(range.end))
+/// The front of the first range. A manifest may say that a blob has any size, so that a list of all parts could take all memory.
+fn take(ranges: &mut VecDeque<Range<u64>>, most: u64) -> Option<Range<u64>> {
+    let first = ranges.pop_front()?;
+    let end = first.start.saturating_add(most).min(first.end);
+    if end < first.end {
+        ranges.push_front(end..first.end);
+    }
+    Some(first.start..end)
 }
 
 /// The error stays of the kind that the registry gave it.
@@ -429,6 +437,16 @@ fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_front_comes_first_in_parts() {
+        let mut ranges = VecDeque::from([0..10, 20..24, 30..u64::MAX]);
+        let mut next = || take(&mut ranges, 6);
+        assert_eq!([next(), next()], [Some(0..6), Some(6..10)]);
+        assert_eq!([next(), next()], [Some(20..24), Some(30..36)]);
+        assert_eq!(take(&mut ranges, u64::MAX), Some(36..u64::MAX));
+        assert_eq!(take(&mut ranges, 6), None);
+    }
 
     #[test]
     fn ranges_are_read_as_they_are_written() {
