@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use crate::digest::Digest;
 
+/// What an error keeps of a text that a stranger wrote: documents, headers and names may have megabytes where a word is meant, and
+/// errors go to logs, events and the status of pods. Unit: characters.
+const MAX_FOREIGN: usize = 1000;
+
 /// Every failure of the image service. The text is one line; causes follow by `source()`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,14 +122,14 @@ impl Error {
     pub(crate) fn content(subject: impl fmt::Display, reason: impl fmt::Display) -> Self {
         Self::Content {
             subject: subject.to_string(),
-            reason: reason.to_string(),
+            reason: brief(reason.to_string()),
         }
     }
 
     pub(crate) fn unsupported(subject: impl fmt::Display, reason: impl fmt::Display) -> Self {
         Self::Unsupported {
             subject: subject.to_string(),
-            reason: reason.to_string(),
+            reason: brief(reason.to_string()),
         }
     }
 
@@ -136,6 +140,15 @@ impl Error {
             got: got.to_string(),
         }
     }
+}
+
+/// The text, or its beginning where it is too long.
+pub(crate) fn brief(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_FOREIGN) {
+        text.truncate(end);
+        text += "...";
+    }
+    text
 }
 
 fn is_no_space(error: &io::Error) -> bool {

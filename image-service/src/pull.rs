@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use crate::blocking::blocking;
 use crate::config::{self, Image, MAX_CONFIG};
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, brief};
 use crate::layers::{Source, Wanted};
 use crate::manifest::Manifest;
 use crate::platform::{self, Search};
@@ -37,7 +37,8 @@ pub(crate) async fn pull(
     let id = found.manifest.config.digest;
     let document = config::parse(&id, &config)?;
     if !platform::is_ours(&document.architecture) {
-        tracing::warn!(image = %id, architecture = document.architecture, "image is for another architecture");
+        let architecture = brief(document.architecture);
+        tracing::warn!(image = %id, architecture, "image is for another architecture");
     }
     let wanted = wanted(&session, &progress, &found.manifest, &document.diff_ids)?;
     let pulled = Pulled {

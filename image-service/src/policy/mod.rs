@@ -20,7 +20,7 @@ pub(crate) mod fuzzing;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, brief};
 use crate::reference::Reference;
 use crate::registry::Session;
 
@@ -147,7 +147,7 @@ fn repository(reference: &Reference) -> String {
 fn refused(reference: &Reference, reason: String) -> Error {
     Error::Policy {
         image: reference.to_string(),
-        reason,
+        reason: brief(reason),
     }
 }
 

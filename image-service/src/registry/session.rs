@@ -15,7 +15,7 @@ use super::exchange::{Failure, Get, seconds};
 use super::proxy::Proxies;
 use super::transport::{Host, Outside};
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Attempt, Error, ErrorKind};
+use crate::error::{Attempt, Error, ErrorKind, brief};
 use crate::manifest::{ACCEPT, Blob, MAX_DOCUMENT};
 use crate::reference::{Reference, Version};
 
@@ -322,7 +322,7 @@ pub(super) fn attempt(host: &Host, failure: Failure) -> Attempt {
     let authority = base.authority().map_or("", |authority| authority.as_str());
     Attempt {
         host: format!("{}://{authority}", base.scheme_str().unwrap_or("https")),
-        outcome: failure.text,
+        outcome: brief(failure.text),
         kind: failure.kind,
     }
 }

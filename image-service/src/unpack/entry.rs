@@ -22,6 +22,10 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 const COPY: usize = 128 << 10;
+/// What the names of directories may take in memory until the last entry; a million of the usual length. Unit: bytes.
+const MAX_KEPT: usize = 64 << 20;
+
+const TOO_MUCH: &str = "the names of directories up to this one take more than 64 MiB";
 
 pub(super) fn apply_all(
     archive: &mut Archive<Capture<impl Read>>,
@@ -30,7 +34,10 @@ pub(super) fn apply_all(
     let mut buffer = vec![0; COPY];
     while let Some(member) = archive.next()? {
         apply(archive, &mut tree, &member, &mut buffer)
-            .map_err(|refusal| refusal.into_fault(member.name))?;
+            .map_err(|refusal| refusal.into_fault(member.name.clone()))?;
+        if tree.kept() > MAX_KEPT {
+            return Err(Refusal::Because(TOO_MUCH).into_fault(member.name));
+        }
         if let Some(path) = tree.take_superseded() {
             archive.source_mut().superseded(&path);
         }

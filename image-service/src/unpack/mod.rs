@@ -40,7 +40,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 
 use crate::digest::{Algorithm, Digest};
-use crate::error::Error;
+use crate::error::{Error, brief};
 use crate::store::Trash;
 use crate::tap::Tap;
 use crate::tar_split::Capture;
@@ -242,7 +242,7 @@ impl Fault {
             Self::Archive(reason) => Error::content(format!("layer {diff_id}"), reason),
             Self::At { name, reason } => Error::Entry {
                 layer: diff_id.to_string(),
-                entry: String::from_utf8_lossy(&name).into_owned(),
+                entry: brief(String::from_utf8_lossy(&name).into_owned()),
                 reason: reason.to_owned(),
                 source: None,
             },
@@ -258,7 +258,7 @@ impl Fault {
                 source,
             } => Error::Entry {
                 layer: diff_id.to_string(),
-                entry: String::from_utf8_lossy(&name).into_owned(),
+                entry: brief(String::from_utf8_lossy(&name).into_owned()),
                 reason,
                 source,
             },

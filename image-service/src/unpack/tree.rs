@@ -4,7 +4,7 @@
 //! made leads to a place inside the layer or nowhere. The last part of a name is never followed.
 //! Nobody else writes here: the directory lies in staging, closed to all but root.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -33,8 +33,12 @@ pub(super) struct Tree<'a> {
     trash: &'a Trash,
     /// The last parent, since archives list a directory's entries together.
     parent: Option<(Vec<u8>, Arc<OwnedFd>)>,
-    /// Times of directories, set last: making entries changes them.
-    times: Vec<(Vec<u8>, Timespec)>,
+    /// Times of directories, set last: making entries changes them. With the number of the entry that said so, since links give
+    /// a directory many names, of which the last counts.
+    times: HashMap<Vec<u8>, (usize, Timespec)>,
+    timed: usize,
+    /// Unit: bytes of all names that are kept until the end.
+    kept: usize,
     written: Written,
     /// Directories that no entry has spoken of so far.
     implied: HashSet<Vec<u8>>,
@@ -57,7 +61,9 @@ impl<'a> Tree<'a> {
             root,
             trash,
             parent: None,
-            times: Vec::new(),
+            times: HashMap::new(),
+            timed: 0,
+            kept: 0,
             written: Written {
                 bytes: BLOCK,
                 inodes: 1,
@@ -71,7 +77,7 @@ impl<'a> Tree<'a> {
         let root = self.open(b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.set(&root, attributes)?;
         self.implied.remove(&b""[..]);
-        self.times.push((b".".to_vec(), attributes.mtime));
+        self.keep_time(b".".to_vec(), attributes.mtime);
         Ok(())
     }
 
@@ -94,7 +100,7 @@ impl<'a> Tree<'a> {
         self.set(&directory, attributes)?;
         let path = name.path();
         self.implied.remove(&path);
-        self.times.push((path, attributes.mtime));
+        self.keep_time(path, attributes.mtime);
         Ok(())
     }
 
@@ -231,13 +237,28 @@ impl<'a> Tree<'a> {
         self.superseded.take()
     }
 
+    /// Unit: bytes of names that are kept until the last entry. An archive can make any number of them for one directory.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    fn keep_time(&mut self, directory: Vec<u8>, mtime: Timespec) {
+        let length = directory.len();
+        self.timed += 1;
+        if self.times.insert(directory, (self.timed, mtime)).is_none() {
+            self.kept += length;
+        }
+    }
+
     /// Sets what had to wait for the last entry.
     pub(super) fn finish(self) -> Result<Unpacked, Errno> {
         // No time is known of these, and a layer is the same wherever it is unpacked.
         for path in &self.implied {
             self.set_time(path, EPOCH)?;
         }
-        for (path, mtime) in &self.times {
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_unstable_by_key(|(_, (number, _))| *number);
+        for (path, (_, mtime)) in times {
             self.set_time(path, *mtime)?;
         }
         let mut implied: Vec<_> = self.implied.into_iter().collect();
@@ -323,7 +344,9 @@ impl<'a> Tree<'a> {
                     let made = self.open(&path[..end], OFlags::RDONLY | OFlags::DIRECTORY)?;
                     fs::fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
                     fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
-                    self.implied.insert(path[..end].to_vec());
+                    if self.implied.insert(path[..end].to_vec()) {
+                        self.kept += end;
+                    }
                     made
                 }
                 other => other?,
@@ -445,4 +468,30 @@ fn mark_opaque(parent: &OwnedFd, last: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = fs::openat(parent, last, flags, Mode::empty())?;
     fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_comes_again_is_kept_once_and_its_last_time_counts() {
+        let site = tempfile::tempdir().unwrap();
+        let trash = Trash::open_for_test(site.path().join("trash"));
+        let root = site.path().join("layer");
+        fs::create_dir_all(root.join("d")).unwrap();
+        std::os::unix::fs::symlink(".", root.join("link")).unwrap();
+        let mut tree = Tree::new(fs::File::open(&root).unwrap().into(), &trash);
+        let names: [&[u8]; 5] = [b"d", b"link/d", b"d", b"link/d", b"d"];
+        for (name, tv_sec) in names.into_iter().zip(1..) {
+            tree.keep_time(name.to_vec(), Timespec { tv_sec, tv_nsec: 0 });
+        }
+        assert_eq!(tree.kept(), "d".len() + "link/d".len());
+        tree.finish().unwrap();
+        let modified = fs::metadata(root.join("d")).unwrap().modified().unwrap();
+        let since = modified.duration_since(std::time::SystemTime::UNIX_EPOCH);
+        assert_eq!(since.unwrap().as_secs(), 5);
+    }
 }

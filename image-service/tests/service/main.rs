@@ -18,6 +18,7 @@ mod hosts;
 mod image;
 mod implied;
 mod kept;
+mod lengths;
 mod load;
 mod pull;
 mod ranges;
