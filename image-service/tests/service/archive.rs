@@ -19,7 +19,7 @@ use crate::tree::{Pack, Tar};
 /// Unpacks one layer; the directory lives as long as the site.
 async fn unpack(site: &Site, tar: Vec<u8>, pack: Pack) -> PathBuf {
     let registry = Fake::serving(image("tree", &[(tar, pack)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await.unwrap();
     site.assert_clean();
     site.top_layer(&pulled.id)
@@ -258,7 +258,7 @@ async fn layers_in_many_gzip_members_and_without_an_end_mark() {
         wanted.blobs.insert(crate::image::digest(&bytes), bytes);
     }
     let registry = Fake::serving(wanted, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert_eq!(
         fs::read(site.top_layer(&reference).join("b")).unwrap(),
@@ -273,7 +273,7 @@ async fn the_last_file_needs_no_padding() {
     let tar = Tar::new().file("a", b"1").bytes()[..513].to_vec();
     let site = Site::new().await;
     let registry = Fake::serving(image("cut", &[(tar, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let top = site.top_layer(&reference);
     assert_eq!(fs::read(top.join("a")).unwrap(), b"1");
@@ -298,7 +298,7 @@ async fn what_no_tar_writes_is_refused() {
     ] {
         let site = Site::new().await;
         let registry = Fake::serving(image("bad", &[(tar, Pack::Plain)]), |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let error = site.images.pull(&reference, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidContent);
         assert!(error.to_string().contains(part), "{error}");

@@ -15,7 +15,7 @@ async fn fails(
 ) -> String {
     let site = Site::new().await;
     let registry = Fake::serving(wanted, wrong).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
     assert!(!error.to_string().contains('\n'), "{error}");
@@ -72,7 +72,7 @@ async fn a_registry_that_is_down() {
 async fn a_registry_in_trouble_is_asked_again() {
     let site = Site::new().await;
     let registry = Fake::start(|_| Reply::new(503, b"")).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RegistryUnavailable);
     assert!(error.to_string().contains("503"), "{error}");
@@ -91,7 +91,7 @@ async fn a_registry_that_recovers() {
         (left > 0).then(|| Reply::new(500, b"").with("Retry-After", "0"))
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     site.assert_clean();
 }
@@ -238,7 +238,7 @@ async fn a_body_that_breaks_off_is_continued() {
             .then(|| ranged(&layer, asked).cut_after(600.min(ranged(&layer, asked).body.len())))
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert!(registry.count(&path) > 2);
     let asked = registry.asked();
@@ -269,7 +269,7 @@ async fn a_registry_that_refuses() {
     let site = Site::new().await;
     let registry =
         Fake::start(|_| Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"r\"")).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     let auth = Auth {

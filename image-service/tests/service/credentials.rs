@@ -12,6 +12,14 @@ fn auth(fill: impl FnOnce(&mut Auth)) -> Auth {
     auth
 }
 
+/// Those that [`BASIC`] shows.
+pub(crate) fn password() -> Auth {
+    auth(|auth| {
+        auth.username = "u".to_owned();
+        auth.password = "secret".to_owned();
+    })
+}
+
 /// A registry that wants `header`, and asks for it by `challenge`.
 async fn wanting(header: &'static str, challenge: String) -> Fake {
     Fake::serving(simple("x"), move |asked| {
@@ -22,12 +30,12 @@ async fn wanting(header: &'static str, challenge: String) -> Fake {
 }
 
 /// base64 of `u:secret`.
-const BASIC: &str = "Basic dTpzZWNyZXQ=";
+pub(crate) const BASIC: &str = "Basic dTpzZWNyZXQ=";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn user_and_password_may_come_as_one_field() {
     let registry = wanting(BASIC, "Basic realm=\"r\"".to_owned()).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let site = Site::new().await;
     for field in ["dTpzZWNyZXQ=", "dTpzZWNyZXQA"] {
         // docker's own ends with a NUL.
@@ -55,7 +63,7 @@ async fn a_registry_token_is_shown_as_it_is() {
     .await;
     let site = Site::new().await;
     let credentials = auth(|auth| auth.registry_token = "ready-made".to_owned());
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images
         .pull(&reference, Some(credentials))
         .await
@@ -87,7 +95,7 @@ async fn an_identity_token_is_exchanged_by_a_form() {
     let registry = wanting("Bearer t1", challenge).await;
     let site = Site::new().await;
     let credentials = auth(|auth| auth.identity_token = "id+token".to_owned());
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images
         .pull(&reference, Some(credentials))
         .await
@@ -98,7 +106,7 @@ async fn an_identity_token_is_exchanged_by_a_form() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_stay_with_the_host_that_they_name() {
     let registry = wanting(BASIC, "Basic realm=\"r\"".to_owned()).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let address = registry.address.clone();
     for (server_address, may) in [
         (String::new(), true),

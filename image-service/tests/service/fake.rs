@@ -38,6 +38,13 @@ pub(crate) struct Reply {
     pub(crate) hang: bool,
 }
 
+impl Asked {
+    /// Empty where there is none.
+    pub(crate) fn authorization(&self) -> &str {
+        self.headers.get("authorization").map_or("", String::as_str)
+    }
+}
+
 type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 pub(crate) struct Fake {
@@ -99,6 +106,11 @@ impl Fake {
         wrong: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         Self::start(move |asked| wrong(asked).unwrap_or_else(|| serve_image(&image, asked))).await
+    }
+
+    /// The image of [`Fake::serving`].
+    pub(crate) fn reference(&self) -> String {
+        format!("{}/app:v1", self.address)
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {

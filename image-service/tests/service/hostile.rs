@@ -34,7 +34,7 @@ impl Attack {
     async fn pull(&self, layer: Tar) -> Result<PathBuf, Error> {
         let hostile = image("hostile", &[(layer.bytes(), Pack::Gzip)]);
         let registry = Fake::serving(hostile, |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let pulled = self.site.images.pull(&reference, None).await;
         assert_eq!(
             fs::read_dir(&self.target).unwrap().count(),

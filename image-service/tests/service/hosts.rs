@@ -4,6 +4,7 @@ use std::fs;
 
 use corten_image::{Auth, ErrorKind};
 
+use crate::credentials::{BASIC, password};
 use crate::fake::{Asked, Fake, Reply, asks_for, serve_image};
 use crate::image::simple;
 use crate::registry::{Registry, certificates};
@@ -11,17 +12,6 @@ use crate::site::Site;
 
 /// `u` and `secret`, as docker-registry's htpasswd wants it; made with libxcrypt.
 const HTPASSWD: &str = "u:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
-
-fn password() -> Auth {
-    Auth {
-        username: "u".to_owned(),
-        password: "secret".to_owned(),
-        ..Auth::default()
-    }
-}
-
-/// base64 of `u:secret`.
-const BASIC: &str = "Basic dTpzZWNyZXQ=";
 
 fn has_credentials(asked: &[Asked]) -> bool {
     asked
@@ -97,7 +87,7 @@ async fn a_storage_host_cannot_ask_for_the_registrys_credentials() {
         Fake::start(move |_| Reply::new(401, b"").with("WWW-Authenticate", &header)).await;
     let location = format!("http://{}/key", storage.address);
     let registry = Fake::start(move |_| Reply::new(307, b"").with("Location", &location)).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site
         .images
         .pull(&reference, Some(password()))
@@ -247,7 +237,7 @@ async fn a_token_is_fetched_once_and_shown() {
         (token != Some("Bearer t0")).then(|| Reply::new(401, b"").with("WWW-Authenticate", &header))
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images
         .pull(&reference, Some(password()))
         .await
@@ -292,7 +282,7 @@ async fn a_redirect_leads_on_without_credentials() {
         }
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images
         .pull(&reference, Some(password()))
         .await
@@ -307,7 +297,7 @@ async fn a_redirect_leads_on_without_credentials() {
 async fn a_redirect_that_goes_in_circles_ends() {
     let site = Site::new().await;
     let registry = Fake::start(|asked| Reply::new(302, b"").with("Location", &asked.path)).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert!(error.to_string().contains("redirects"), "{error}");
     assert_eq!(registry.asked().len(), 9);

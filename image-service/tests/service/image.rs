@@ -39,6 +39,16 @@ pub(crate) fn image_with(
     layers: &[(Vec<u8>, Pack)],
     edit: impl FnOnce(&mut Value),
 ) -> Image {
+    image_by(digest, name, layers, edit)
+}
+
+/// The same, with digests by another algorithm.
+pub(crate) fn image_by(
+    digest: fn(&[u8]) -> String,
+    name: &str,
+    layers: &[(Vec<u8>, Pack)],
+    edit: impl FnOnce(&mut Value),
+) -> Image {
     let mut blobs = BTreeMap::new();
     let mut put = |bytes: Vec<u8>| {
         let key = digest(&bytes);
@@ -126,6 +136,32 @@ pub(crate) fn index(entries: &[(&str, usize, Option<Value>)]) -> Vec<u8> {
 }
 
 impl Image {
+    /// The image with its manifest written anew.
+    pub(crate) fn with_manifest(mut self, edit: impl FnOnce(String) -> String) -> Self {
+        let old = String::from_utf8(self.blobs[&self.digest].clone()).unwrap();
+        let new = edit(old.clone());
+        assert_ne!(old, new);
+        self.digest = digest(new.as_bytes());
+        self.blobs.insert(self.digest.clone(), new.into_bytes());
+        self
+    }
+
+    /// The image with another config.
+    pub(crate) fn with_config(mut self, edit: impl FnOnce(String) -> String) -> Self {
+        let old = String::from_utf8(self.blobs[&self.id].clone()).unwrap();
+        let new = edit(old.clone());
+        assert_ne!(old, new);
+        self.id = digest(new.as_bytes());
+        let (id, size) = (self.id.clone(), new.len());
+        self.blobs.insert(id.clone(), new.into_bytes());
+        self.with_manifest(|manifest| {
+            let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
+            manifest["config"]["digest"] = json!(id);
+            manifest["config"]["size"] = json!(size);
+            manifest.to_string()
+        })
+    }
+
     /// An OCI layout; `name` is what the layout calls the image.
     pub(crate) fn write_layout(&self, dir: &Path, name: &str) {
         fs::create_dir_all(dir.join("blobs/sha256")).unwrap();

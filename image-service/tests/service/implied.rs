@@ -57,7 +57,7 @@ fn check(
     async move {
         let site = Site::new().await;
         let registry = Fake::serving(image("x", &layers), |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         site.images.pull(&reference, None).await.unwrap();
         for (path, want) in wanted {
             let found = looks(&site.top_layer(&reference).join(path));
@@ -150,11 +150,11 @@ async fn a_layer_that_is_here_already_counts_as_well() {
     let top = Tar::new().file("home/sub/new", b"").bytes();
     let site = Site::new().await;
     let registry = Fake::serving(image("base", &[(base(), Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let layers = [(base(), Pack::Gzip), (top, Pack::Plain)];
     let registry = Fake::serving(image("x", &layers), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let site = site.reopen().await;
     site.images.pull(&reference, None).await.unwrap();
     assert_eq!(looks(&site.top_layer(&reference).join("home")), HOME);
@@ -165,7 +165,7 @@ async fn without_any_below_they_have_no_time() {
     let site = Site::new().await;
     let layer = Tar::new().file("a/b/c", b"").bytes();
     let registry = Fake::serving(image("implied", &[(layer, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let top = site.top_layer(&reference);
     for path in ["", "a", "a/b"] {

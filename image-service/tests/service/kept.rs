@@ -20,7 +20,7 @@ fn blobs(site: &Site) -> Vec<String> {
 async fn none_stays_without_being_asked_for() {
     let site = Site::new().await;
     let registry = Fake::serving(wanted(), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert!(blobs(&site).is_empty());
     assert_eq!(site.partial_blobs(), 0);
@@ -31,7 +31,7 @@ async fn they_stay_are_counted_and_go_with_their_layers() {
     let site = Site::keeping().await;
     let made = wanted();
     let registry = Fake::serving(wanted(), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await.unwrap();
     assert_eq!(blobs(&site).len(), 2);
     for (name, digest) in pulled.layers.iter().zip(&made.layers) {
@@ -57,7 +57,7 @@ async fn what_is_saved_has_the_digests_that_it_was_pulled_by() {
     let site = Site::keeping().await;
     let made = wanted();
     let registry = Fake::serving(wanted(), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await.unwrap();
     let archive = site.path("saved.tar");
     let names = [reference.clone()];
@@ -96,7 +96,7 @@ fn members(archive: &std::path::Path) -> Vec<String> {
 async fn they_outlive_the_daemon() {
     let site = Site::keeping().await;
     let registry = Fake::serving(wanted(), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     fs::write(site.root().join("blobs/stranger"), "of no layer").unwrap();
     let site = site.reopen().await;

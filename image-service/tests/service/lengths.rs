@@ -4,7 +4,7 @@ use corten_image::Error;
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Reply};
-use crate::image::{Image, digest, file, image, image_with};
+use crate::image::{Image, digest, file, image, image_with, simple};
 use crate::site::Site;
 use crate::tree::{Pack, Tar};
 
@@ -14,16 +14,8 @@ fn with_manifest(edit: impl FnOnce(&mut Value)) -> Image {
     image_with("x", &[(file("x"), Pack::Gzip)], edit)
 }
 
-/// Another document in place of the config.
 fn with_config(config: &Value) -> Image {
-    let config = config.to_string().into_bytes();
-    let (name, size) = (digest(&config), config.len());
-    let mut image = with_manifest(|manifest| {
-        manifest["config"]["digest"] = json!(name);
-        manifest["config"]["size"] = json!(size);
-    });
-    image.blobs.insert(name, config);
-    image
+    simple("x").with_config(|_| config.to_string())
 }
 
 fn with_layer(layer: Tar) -> Image {
@@ -62,7 +54,7 @@ async fn errors_quote_long_texts_briefly() {
     let site = Site::new().await;
     for (number, image) in images.into_iter().enumerate() {
         let registry = Fake::serving(image, |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         match site.images.pull(&reference, None).await {
             Ok(_) => panic!("image {number} is taken in"),
             Err(error) => assert_brief(&error),
@@ -75,7 +67,7 @@ async fn errors_quote_long_addresses_briefly() {
     let site = Site::new().await;
     let location = format!("http://{}/", "x".repeat(60_000));
     let registry = Fake::start(move |_| Reply::new(307, b"").with("Location", &location)).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert_brief(&error);
 }
@@ -113,7 +105,7 @@ async fn an_archive_gives_a_directory_so_many_names_and_no_more() {
     let site = Site::new().await;
     let names = names((64 << 20) / (LINK * LINKS) + 1);
     let registry = Fake::serving(with_layer(directories(&names)), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert!(error.to_string().contains("64 MiB"), "{error}");
     site.assert_clean();

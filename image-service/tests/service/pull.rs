@@ -184,7 +184,7 @@ async fn many_pulls_at_once_fetch_a_layer_once() {
     let wanted = image("shared", &layers);
     let blobs = wanted.layers.clone();
     let registry = Fake::serving(wanted, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulls: Vec<_> = (0..8)
         .map(|_| {
             let (images, reference) = (site.images.clone(), reference.clone());
@@ -264,7 +264,7 @@ async fn after_a_dropped_pull_the_next_succeeds_and_leaves_nothing() {
         }
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let (images, name) = (site.images.clone(), reference.clone());
     let pull = tokio::spawn(async move { images.pull(&name, None).await });
     let staging = site.root().join("staging");

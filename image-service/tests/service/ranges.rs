@@ -54,7 +54,7 @@ fn part(layer: &[u8], start: usize, last: usize) -> Reply {
 
 async fn succeeds(registry: &Fake) {
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pull = site.images.pull(&reference, None).await;
     pull.unwrap_or_else(|error| panic!("{error}"));
     let layer = fs::read(site.top_layer(&reference).join("noise")).unwrap();
@@ -190,7 +190,7 @@ async fn what_was_left_is_given_up_in_the_same_pull() {
     })
     .await;
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(site.partial_blobs(), 1);
     phase.store(1, Ordering::Relaxed);
@@ -229,7 +229,7 @@ async fn a_big_layer_comes_also_where_ranges_are_refused_or_wrong() {
         })
         .await;
         let site = Site::new().await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         site.images.pull(&reference, None).await.unwrap();
         let layer = fs::metadata(site.top_layer(&reference).join("noise")).unwrap();
         assert_eq!(layer.len(), 40 << 20);

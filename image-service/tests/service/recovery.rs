@@ -15,7 +15,7 @@ use crate::tree::{Pack, Tar};
 
 async fn pulled(site: &Site, image: Image) -> String {
     let registry = Fake::serving(image, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     reference
 }
@@ -123,7 +123,7 @@ async fn on_a_small_disk(disk: &Path) {
     let site = Site::new_in(tempfile::tempdir_in(disk).unwrap()).await;
     let reference = pulled(&site, image("x", &[(big(1 << 20), Pack::Gzip)])).await;
     let registry = Fake::serving(image("y", &[(big(20 << 20), Pack::Gzip)]), |_| None).await;
-    let large = format!("{}/app:v1", registry.address);
+    let large = registry.reference();
     let error = site.images.pull(&large, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
     assert!(error.to_string().contains("\"big\""), "{error}");

@@ -1,26 +1,10 @@
 //! Redirects in every form, and the tokens of hosts that they lead to.
 
-use corten_image::Auth;
-
+use crate::credentials::{BASIC, password};
 use crate::fake::{Asked, Fake, Reply, serve_image};
 use crate::image::{Image, file, image, simple};
 use crate::site::Site;
 use crate::tree::Pack;
-
-fn password() -> Auth {
-    Auth {
-        username: "u".to_owned(),
-        password: "secret".to_owned(),
-        ..Auth::default()
-    }
-}
-
-fn authorization(asked: &Asked) -> &str {
-    asked
-        .headers
-        .get("authorization")
-        .map_or("", String::as_str)
-}
 
 fn two_layers() -> Image {
     image("x", &[(file("a"), Pack::Gzip), (file("b"), Pack::Gzip)])
@@ -36,7 +20,7 @@ async fn a_host_that_is_led_to_gives_its_own_token_to_anyone() {
     );
     let blobs = two_layers().blobs;
     let storage = Fake::start(move |asked| {
-        if authorization(asked) != "Bearer anyone's" {
+        if asked.authorization() != "Bearer anyone's" {
             return Reply::new(401, b"").with("WWW-Authenticate", &challenge);
         }
         Reply::new(200, &blobs[asked.path.rsplit('/').next().unwrap()])
@@ -45,7 +29,7 @@ async fn a_host_that_is_led_to_gives_its_own_token_to_anyone() {
     let (wanted, there) = (two_layers(), storage.address.clone());
     let layers = wanted.layers.clone();
     let registry = Fake::start(move |asked| {
-        if authorization(asked) != "Basic dTpzZWNyZXQ=" {
+        if asked.authorization() != BASIC {
             return Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"r\"");
         }
         let name = asked.path.rsplit('/').next().unwrap();
@@ -55,20 +39,20 @@ async fn a_host_that_is_led_to_gives_its_own_token_to_anyone() {
         }
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images
         .pull(&reference, Some(password()))
         .await
         .unwrap();
     for asked in storage.asked() {
-        assert!(["", "Bearer anyone's"].contains(&authorization(&asked)));
+        assert!(["", "Bearer anyone's"].contains(&asked.authorization()));
     }
     for asked in tokens.asked() {
         assert_eq!(asked.path, "/token?scope=repository%3Aapp%3Apull&service=s");
-        assert_eq!((authorization(&asked), asked.body.as_str()), ("", ""));
+        assert_eq!((asked.authorization(), asked.body.as_str()), ("", ""));
     }
     for asked in registry.asked() {
-        assert!(!authorization(&asked).starts_with("Bearer"), "{asked:?}");
+        assert!(!asked.authorization().starts_with("Bearer"), "{asked:?}");
     }
     site.assert_clean();
 }
@@ -94,7 +78,7 @@ fn leads_to_the_layer(location: &'static str) -> impl Future<Output = ()> {
             Reply::new(302, b"").with("Location", &location.replace("HOST", host))
         })
         .await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let pull = site.images.pull(&reference, None).await;
         pull.unwrap_or_else(|error| panic!("{location} at {caller}: {error}"));
         site.assert_clean();
@@ -125,7 +109,7 @@ async fn a_redirect_to_no_address_is_named() {
     let site = Site::new().await;
     for location in ["mailto:x", "https:", "http://", "ftp://h/x"] {
         let registry = Fake::start(|_| Reply::new(302, b"").with("Location", location)).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let error = site.images.pull(&reference, None).await.unwrap_err();
         assert!(
             error.to_string().contains("a redirect"),
@@ -144,14 +128,14 @@ async fn pull_with_token(realm: &str, answer: impl Fn(&Asked) -> Reply + Send + 
         if asked.path.starts_with("/token") || asked.path.starts_with("/login") {
             return answer(asked);
         }
-        if authorization(asked) == "Bearer t0" {
+        if asked.authorization() == "Bearer t0" {
             return serve_image(&image, asked);
         }
         let realm = realm.replace("HOST", &asked.headers["host"]);
         Reply::new(401, b"").with("WWW-Authenticate", &format!("Bearer realm=\"{realm}\""))
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pull = site.images.pull(&reference, Some(password())).await;
     pull.unwrap_or_else(|error| panic!("{:?}: {error}", registry.asked()));
     site.assert_clean();
@@ -179,14 +163,14 @@ async fn a_token_may_stand_in_either_field() {
 async fn a_token_server_may_be_relative_and_redirect() {
     pull_with_token("/token", |_| Reply::new(200, br#"{"token":"t0"}"#)).await;
     pull_with_token("http://HOST/token?a=b", |asked| {
-        assert!(authorization(asked).starts_with("Basic "), "{asked:?}");
+        assert!(asked.authorization().starts_with("Basic "), "{asked:?}");
         match asked.path.starts_with("/login") {
             true => Reply::new(200, br#"{"token":"t0"}"#),
             false => Reply::new(302, b"").with("Location", "login"),
         }
     })
     .await;
-    let other = Fake::start(|asked| match authorization(asked) {
+    let other = Fake::start(|asked| match asked.authorization() {
         "" => Reply::new(200, br#"{"token":"t0"}"#),
         _ => Reply::new(500, b""),
     })
@@ -207,7 +191,7 @@ async fn nothing_is_to_be_compressed_on_its_way() {
             .then(|| Reply::new(200, b"\x1f\x8b").with("Content-Encoding", "gzip"))
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     site.assert_clean();
 }

@@ -63,7 +63,7 @@ async fn fail_then_pull(between: impl AsyncFnOnce(Site) -> Site) -> (Fake, Image
     let made = || image("x", &[(file("small"), Pack::Gzip), layer_of(1 << 20)]);
     let (registry, whole) = breaking(made(), 2 * PIECE + 1000).await;
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(site.partial_blobs(), 1);
     let site = between(site).await;
@@ -97,7 +97,7 @@ async fn a_blob_whose_layer_is_here_goes_with_the_next_pull() {
         fs::write(path, bytes).unwrap();
     }
     assert_eq!(site.partial_blobs(), 1);
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert_eq!(site.partial_blobs(), 0);
 }
@@ -166,7 +166,7 @@ async fn what_nobody_comes_back_for_goes() {
     let site = Site::new_with_window(std::time::Duration::from_millis(1500)).await;
     let image = image("x", &[(file("small"), Pack::Gzip), layer_of(1 << 20)]);
     let (registry, _) = breaking(image, 2 * PIECE + 1000).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap_err();
     assert_eq!(site.partial_blobs(), 1);
     eventually(|| match site.partial_blobs() {
@@ -189,7 +189,7 @@ async fn a_big_layer_comes_over_several_connections_and_once() {
     })
     .await;
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let (images, name_of_it) = (site.images.clone(), reference.clone());
     let pull = tokio::spawn(async move { images.pull(&name_of_it, None).await });
     let mut seen = None;
@@ -232,7 +232,7 @@ async fn a_server_without_ranges_serves_a_big_layer_to_one_connection() {
     let wanted = image("x", &[layer_of(40 << 20)]);
     let registry = Fake::serving(wanted, |_| None).await;
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let layer = fs::metadata(site.top_layer(&reference).join("noise")).unwrap();
     assert_eq!(layer.len(), 40 << 20);

@@ -1,7 +1,7 @@
 //! Pulls at one time that have blobs in common.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use crate::site::{Site, entries, eventually};
 use crate::tree::Pack;
 
 const SIZE: usize = 1 << 20;
+/// For a byte that does not come, and for another pull.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A base of its own, and the layer that they share on top of it.
 fn on(base: &str) -> Image {
@@ -64,7 +66,7 @@ impl Pair {
 
 /// Waits in the server, where others go on meanwhile.
 fn until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     tokio::task::block_in_place(|| {
         while !condition() {
             assert!(Instant::now() < deadline, "the other pull does not come");
@@ -124,7 +126,7 @@ fn assert_whole(site: &Site, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn a_blob_is_fetched_once_wherever_it_stands() {
     for keeps_blobs in [false, true] {
-        let site = Site::waiting(Duration::from_secs(60), keeps_blobs).await;
+        let site = Site::waiting(PATIENCE, keeps_blobs).await;
         let pair = Pair::new();
         let served = Arc::clone(&pair);
         let registry = Fake::start(move |asked| {
@@ -157,7 +159,7 @@ async fn a_blob_that_an_image_has_twice_is_fetched_once() {
     );
     let name = wanted.layers[0].clone();
     let registry = Fake::serving(wanted, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert_eq!(registry.count(&name), 1);
     assert_whole(&site, &reference);
@@ -196,7 +198,7 @@ async fn a_pull_goes_on_where_another_fails() {
 /// A registry that never ends must not hold up another, even if it names the same blob.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn registries_do_not_wait_for_each_other() {
-    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let site = Site::waiting(PATIENCE, false).await;
     let (_slow, hanging) = stalling(&site, on("a"), 1).await;
     let good = Fake::serving(on("b"), |_| None).await;
     pull(&site, &good, "b").await.unwrap().unwrap();
@@ -207,7 +209,7 @@ async fn registries_do_not_wait_for_each_other() {
 /// Both registries have the same image. What one of them says, it may say for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn the_same_layers_do_not_wait_for_another_registry() {
-    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let site = Site::waiting(PATIENCE, false).await;
     let made = || image("x", &[(file("base"), Pack::Gzip), layer_of(SIZE)]);
     let (slow, hanging) = stalling(&site, made(), 1).await;
     // The layer that came is whole, though its image is not.
@@ -240,7 +242,7 @@ async fn the_same_layers_do_not_wait_for_another_registry() {
 /// As many layers as may be fetched at a time never come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn layers_that_never_come_leave_other_pulls_their_turn() {
-    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let site = Site::waiting(PATIENCE, false).await;
     let names = ["a", "b", "c", "d", "e"];
     let layers: Vec<_> = names.iter().map(|name| (file(name), Pack::Gzip)).collect();
     let (slow, hanging) = stalling(&site, image("slow", &layers), 0).await;
@@ -253,23 +255,23 @@ async fn layers_that_never_come_leave_other_pulls_their_turn() {
     leave(hanging).await;
 }
 
-/// Two registries send the same layer, and the last bytes of both come only when both have begun.
+/// Two registries send the same layer, each only when both have been asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn a_layer_that_comes_from_two_registries_is_there_once() {
     for keeps_blobs in [false, true] {
-        let site = Site::waiting(Duration::from_secs(60), keeps_blobs).await;
-        let asked = Arc::new(AtomicUsize::new(0));
-        let serve = || {
+        let site = Site::waiting(PATIENCE, keeps_blobs).await;
+        let asked = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let serve = |own: usize| {
             let (made, asked) = (image("x", &[layer_of(SIZE)]), Arc::clone(&asked));
             Fake::start(move |request| {
                 if request.path.contains(&made.layers[0]) {
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    until(|| asked.load(Ordering::Relaxed) == 2);
+                    asked[own].store(true, Ordering::Relaxed);
+                    until(|| asked.iter().all(|asked| asked.load(Ordering::Relaxed)));
                 }
                 serve_image(&made, request)
             })
         };
-        let (a, b) = (serve().await, serve().await);
+        let (a, b) = (serve(0).await, serve(1).await);
         assert_eq!(pull_both(&site, &a, &b).await, [Ok(()), Ok(())]);
         let [image] = &site.images.list()[..] else {
             panic!("{:?}", site.images.list());
@@ -285,7 +287,7 @@ async fn a_layer_that_comes_from_two_registries_is_there_once() {
 /// Whoever fetches a layer may leave; who waits for it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn a_pull_goes_on_where_another_left() {
-    let site = Site::waiting(Duration::from_secs(60), false).await;
+    let site = Site::waiting(PATIENCE, false).await;
     let made = image("x", &[layer_of(SIZE)]);
     let name = made.layers[0].clone();
     let first = AtomicBool::new(true);
@@ -303,9 +305,13 @@ async fn a_pull_goes_on_where_another_left() {
         tokio::task::yield_now().await;
     }
     let waiting = pull(&site, &registry, "b");
-    while registry.count("/b/app/manifests/") == 0 {
+    let reference = format!("{}/b/app:v1", registry.address);
+    let progress = || site.images.progress(&reference);
+    while progress().is_none_or(|progress| progress.layers().is_empty()) {
         tokio::task::yield_now().await;
     }
+    // From there to its turn it is not seen.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     leaving.abort();
     waiting.await.unwrap().unwrap();
     let id = site.images.list()[0].id.clone();

@@ -6,8 +6,11 @@ use corten_image::ErrorKind;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 
+use crate::credentials::password;
 use crate::fake::{Asked, Fake, Reply, asks_for};
-use crate::image::{INDEX_TYPE, Image, MANIFEST_TYPE, digest, file, image, image_with, simple};
+use crate::image::{
+    INDEX_TYPE, Image, MANIFEST_TYPE, digest, file, image, image_by, image_with, simple,
+};
 use crate::site::Site;
 use crate::tree::{Pack, Tar};
 
@@ -18,7 +21,7 @@ const NONDISTRIBUTABLE: &str = "application/vnd.oci.image.layer.nondistributable
 async fn pulls(wanted: Image, content: &str) {
     let site = Site::new().await;
     let registry = Fake::serving(wanted, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pull = site.images.pull(&reference, None).await;
     let pulled = pull.unwrap_or_else(|error| panic!("{error}"));
     let hello = fs::read(site.top_layer(&pulled.id).join("hello")).unwrap();
@@ -27,32 +30,24 @@ async fn pulls(wanted: Image, content: &str) {
     site.assert_clean();
 }
 
-/// The image with its manifest written anew.
-fn with_manifest(mut image: Image, edit: impl FnOnce(String) -> String) -> Image {
-    let old = String::from_utf8(image.blobs[&image.digest].clone()).unwrap();
-    let new = edit(old.clone());
-    assert_ne!(old, new);
-    image.digest = digest(new.as_bytes());
-    image.blobs.insert(image.digest.clone(), new.into_bytes());
-    image
+/// Serves `image`, and as `app:multi` an index of these entries.
+async fn listing(image: Image, entries: &Value) -> Fake {
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries});
+    let index = index.to_string().into_bytes();
+    Fake::serving(image, move |asked| {
+        let is_index = asked.path.ends_with("/multi");
+        is_index.then(|| Reply::new(200, &index))
+    })
+    .await
 }
 
-/// The image with another config.
-fn with_config(mut image: Image, edit: impl FnOnce(String) -> String) -> Image {
-    let old = String::from_utf8(image.blobs[&image.id].clone()).unwrap();
-    let new = edit(old.clone());
-    assert_ne!(old, new);
-    let id = std::mem::replace(&mut image.id, digest(new.as_bytes()));
-    image
-        .blobs
-        .insert(image.id.clone(), new.clone().into_bytes());
-    let (new_id, size) = (image.id.clone(), new.len());
-    with_manifest(image, |manifest| {
-        let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
-        assert_eq!(manifest["config"]["digest"], json!(id));
-        manifest["config"]["digest"] = json!(new_id);
-        manifest["config"]["size"] = json!(size);
-        manifest.to_string()
+/// An entry among the layers that is none.
+fn statement() -> Value {
+    json!({
+        "mediaType": "application/vnd.in-toto+json",
+        "digest": digest(b"a statement that is not even there"),
+        "size": 34,
+        "annotations": {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"},
     })
 }
 
@@ -60,8 +55,11 @@ fn with_config(mut image: Image, edit: impl FnOnce(String) -> String) -> Image {
 async fn layers_that_need_not_be_distributed_come_from_the_registry_that_has_them() {
     for kind in [FOREIGN, NONDISTRIBUTABLE] {
         let wanted = image_with("x", &[(file("x"), Pack::Gzip)], |manifest| {
-            manifest["layers"][0]["mediaType"] = json!(kind);
-            manifest["layers"][0]["urls"] = json!(["https://127.0.0.1:1/never"]);
+            let mut layer = manifest["layers"][0].take();
+            layer["mediaType"] = json!(kind);
+            layer["urls"] = json!(["https://127.0.0.1:1/never"]);
+            // Beside what is no layer, its type alone says that it is one.
+            manifest["layers"] = json!([statement(), layer]);
         });
         pulls(wanted, "x").await;
     }
@@ -73,11 +71,12 @@ async fn foreign() -> (Fake, Fake) {
     let bytes = layer.clone();
     let files = Fake::start(move |asked| match asked.path.as_str() {
         "/layer?a=b" => Reply::new(200, &bytes),
-        _ => Reply::new(404, b""),
+        // A host that asks for credentials gets none, and the next address its turn.
+        _ => Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"r\""),
     })
     .await;
     let urls = json!([
-        format!("http://{}/absent", files.address),
+        format!("http://{}/closed", files.address),
         format!("http://{}/layer?a=b", files.address)
     ]);
     let wanted = image_with("x", &[(file("x"), Pack::Gzip)], |manifest| {
@@ -94,7 +93,7 @@ async fn foreign() -> (Fake, Fake) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_is_fetched_from_where_the_image_says_only_if_that_is_allowed() {
     let (registry, files) = foreign().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let other = ["https://files.example", "http://127.0.0.1:1"];
     for site in [Site::new().await, Site::allowing(&other).await] {
         let error = site.images.pull(&reference, None).await.unwrap_err();
@@ -109,11 +108,10 @@ async fn a_layer_is_fetched_from_where_the_image_says_only_if_that_is_allowed() 
     }
     assert!(files.asked().is_empty());
     let site = Site::allowing(&[&format!("http://{}", files.address)]).await;
-    let auth = corten_image::Auth {
-        registry_token: "secret".to_owned(),
-        ..corten_image::Auth::default()
-    };
-    site.images.pull(&reference, Some(auth)).await.unwrap();
+    site.images
+        .pull(&reference, Some(password()))
+        .await
+        .unwrap();
     let asked = files.asked();
     assert_eq!(asked.len(), 2);
     assert!(
@@ -130,18 +128,12 @@ async fn a_layer_is_fetched_from_where_the_image_says_only_if_that_is_allowed() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_unknown_types_are_no_layers() {
-    let statement = json!({
-        "mediaType": "application/vnd.in-toto+json",
-        "digest": digest(b"a statement that is not even there"),
-        "size": 34,
-        "annotations": {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"},
-    });
     for at in [0, 1] {
         let wanted = image_with("x", &[(file("x"), Pack::Gzip)], |manifest| {
             manifest["layers"]
                 .as_array_mut()
                 .unwrap()
-                .insert(at, statement.clone());
+                .insert(at, statement());
         });
         pulls(wanted, "x").await;
     }
@@ -154,14 +146,14 @@ async fn entries_of_unknown_types_are_no_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn null_stands_for_an_empty_list() {
-    let wanted = with_manifest(simple("x"), |manifest| {
+    let wanted = simple("x").with_manifest(|manifest| {
         manifest.replacen(
             "\"size\":",
             "\"annotations\":null,\"urls\":null,\"platform\":null,\"data\":null,\"size\":",
             9,
         )
     });
-    let wanted = with_config(wanted, |config| {
+    let wanted = wanted.with_config(|config| {
         let lists = "\"history\":null,\"variant\":null,\"os.features\":null,\"config\":{\
                      \"Env\":null,\"Cmd\":null,\"Entrypoint\":null,\"Volumes\":null,\
                      \"ExposedPorts\":null,\"OnBuild\":null,\"User\":null,";
@@ -169,29 +161,25 @@ async fn null_stands_for_an_empty_list() {
     });
     pulls(wanted, "x").await;
     // No layers at all.
-    let empty = with_config(image("x", &[]), |config| {
-        config.replace("\"diff_ids\":[]", "\"diff_ids\":null")
-    });
-    let empty = with_manifest(empty, |manifest| {
-        manifest.replace("\"layers\":[]", "\"layers\":null")
-    });
+    let empty = image("x", &[])
+        .with_config(|config| config.replace("\"diff_ids\":[]", "\"diff_ids\":null"));
+    let empty =
+        empty.with_manifest(|manifest| manifest.replace("\"layers\":[]", "\"layers\":null"));
     let site = Site::new().await;
     let registry = Fake::serving(empty, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await.unwrap();
     assert!(pulled.layers.is_empty());
     // An index of nothing has nothing for this machine.
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": null});
-    let index = index.to_string().into_bytes();
-    let registry = Fake::start(move |_| Reply::new(200, &index)).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let registry = listing(simple("x"), &Value::Null).await;
+    let reference = format!("{}/app:multi", registry.address);
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert!(error.to_string().contains("no variant"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_comes_twice_is_read_as_other_tools_read_it() {
-    let wanted = with_manifest(simple("x"), |manifest| {
+    let wanted = simple("x").with_manifest(|manifest| {
         let first = format!(
             "{{\"schemaVersion\":7,\"layers\":[{{\"digest\":\"{}\"}}],",
             digest(b"0")
@@ -200,7 +188,7 @@ async fn a_key_that_comes_twice_is_read_as_other_tools_read_it() {
             .replacen('{', &first, 1)
             .replacen("\"mediaType\"", "\"MediaType\"", 1)
     });
-    let wanted = with_config(wanted, |config| {
+    let wanted = wanted.with_config(|config| {
         let config = config.replacen("\"User\":\"1002\"", "\"user\":\"1\",\"User\":\"1002\"", 1);
         config.replacen(
             '{',
@@ -210,7 +198,7 @@ async fn a_key_that_comes_twice_is_read_as_other_tools_read_it() {
     });
     let site = Site::new().await;
     let registry = Fake::serving(wanted, |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await.unwrap();
     assert_eq!(pulled.config.user, "1002");
     assert_eq!(pulled.config.working_dir, "/w");
@@ -238,20 +226,12 @@ async fn platforms_are_known_in_every_spelling() {
                 "platform": {"os": os, "architecture": arch}})
         };
         let entries: Vec<_> = platforms.iter().enumerate().map(entry).collect();
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries});
-        let index = index.to_string().into_bytes();
-        let registry = Fake::serving(wanted, move |asked| {
-            asked
-                .path
-                .ends_with("/multi")
-                .then(|| Reply::new(200, &index))
-        })
-        .await;
+        let registry = listing(wanted, &json!(entries)).await;
         let reference = format!("{}/app:multi", registry.address);
         let pull = site.images.pull(&reference, None).await;
         pull.unwrap_or_else(|error| panic!("{platforms:?}: {error}"));
     }
-    let wanted = with_config(simple("x"), |config| {
+    let wanted = simple("x").with_config(|config| {
         config
             .replace("\"os\":\"linux\"", "\"os\":\"Linux\"")
             .replace("amd64", "x86_64")
@@ -272,33 +252,7 @@ fn by_sha512() -> Image {
         (file("a"), Pack::Gzip),
         (Tar::new().file("hello", b"x").bytes(), Pack::Zstd),
     ];
-    let old = image("x", &layers);
-    let mut text = String::from_utf8(old.blobs[&old.id].clone()).unwrap();
-    for (tar, _) in &layers {
-        text = text.replace(&digest(tar), &sha512(tar));
-    }
-    let mut manifest: Value = serde_json::from_slice(&old.blobs[&old.digest]).unwrap();
-    let id = sha512(text.as_bytes());
-    manifest["config"]["digest"] = json!(id);
-    manifest["config"]["size"] = json!(text.len());
-    let mut blobs = std::collections::BTreeMap::from([(id.clone(), text.into_bytes())]);
-    let mut names = Vec::new();
-    for (at, name) in old.layers.iter().enumerate() {
-        let bytes = old.blobs[name].clone();
-        let name = sha512(&bytes);
-        manifest["layers"][at]["digest"] = json!(name);
-        blobs.insert(name.clone(), bytes);
-        names.push(name);
-    }
-    let manifest = manifest.to_string().into_bytes();
-    let digest = sha512(&manifest);
-    blobs.insert(digest.clone(), manifest);
-    Image {
-        id,
-        digest,
-        blobs,
-        layers: names,
-    }
+    image_by(sha512, "x", &layers, |_| {})
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,23 +316,15 @@ async fn documents_have_the_size_that_is_said_of_them() {
             manifest["config"]["size"] = json!(size + lie);
         });
         let registry = Fake::serving(wanted, |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let error = site.images.pull(&reference, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidContent, "{error}");
         assert!(error.to_string().contains("its descriptor says"), "{error}");
         let wanted = simple("x");
         let size = i64::try_from(wanted.blobs[&wanted.digest].len()).unwrap();
-        let index = json!({"schemaVersion": 2, "manifests": [
-            {"mediaType": MANIFEST_TYPE, "digest": wanted.digest, "size": size + lie}
-        ]});
-        let index = index.to_string().into_bytes();
-        let registry = Fake::serving(wanted, move |asked| {
-            asked
-                .path
-                .ends_with("/multi")
-                .then(|| Reply::new(200, &index))
-        })
-        .await;
+        let entry =
+            json!({"mediaType": MANIFEST_TYPE, "digest": wanted.digest, "size": size + lie});
+        let registry = listing(wanted, &json!([entry])).await;
         let reference = format!("{}/app:multi", registry.address);
         let error = site.images.pull(&reference, None).await.unwrap_err();
         assert!(error.to_string().contains("its descriptor says"), "{error}");

@@ -15,7 +15,7 @@ use crate::tree::{Pack, Tar};
 
 async fn pull(site: &Site, tar: Vec<u8>) -> Result<PathBuf, Error> {
     let registry = Fake::serving(image("tar", &[(tar, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pulled = site.images.pull(&reference, None).await;
     site.assert_clean();
     site.assert_verified().await;
@@ -185,7 +185,7 @@ async fn what_other_tools_compress_with_is_named() {
     ] {
         let wanted = image("x", &[(bytes(magic), Pack::Plain)]);
         let registry = Fake::serving(wanted, |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let error = site.images.pull(&reference, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidContent);
         assert!(

@@ -8,31 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use corten_image::Auth;
 use serde_json::json;
 
-use crate::fake::{Asked, Fake, Reply, serve_image};
+use crate::credentials::{BASIC, password};
+use crate::fake::{Fake, Reply, serve_image};
 use crate::image::{file, image, image_with, simple};
 use crate::site::Site;
 use crate::tree::{Pack, Tar};
 
-fn authorization(asked: &Asked) -> &str {
-    asked
-        .headers
-        .get("authorization")
-        .map_or("", String::as_str)
-}
-
-fn password() -> Auth {
-    Auth {
-        username: "u".to_owned(),
-        password: "secret".to_owned(),
-        ..Auth::default()
-    }
-}
-
-const BASIC: &str = "Basic dTpzZWNyZXQ=";
-
 async fn pulls(registry: &Fake, auth: Option<Auth>) {
     let site = Site::new().await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let pull = site.images.pull(&reference, auth).await;
     pull.unwrap_or_else(|error| panic!("{error}: {:?}", registry.asked()));
     site.assert_verified().await;
@@ -72,7 +56,7 @@ async fn a_token_that_expires_is_fetched_anew() {
             return Reply::new(200, format!(r#"{{"token":"t{number}"}}"#).as_bytes());
         }
         // Good for two requests.
-        let token = authorization(asked).to_owned();
+        let token = asked.authorization().to_owned();
         let is_token = token.starts_with("Bearer t");
         let mut used = used.lock().unwrap();
         let uses = used.entry(token).or_default();
@@ -100,7 +84,7 @@ async fn a_challenge_is_found_among_others() {
     ] {
         let image = simple("x");
         let registry = Fake::start(move |asked| {
-            if authorization(asked) == BASIC {
+            if asked.authorization() == BASIC {
                 return serve_image(&image, asked);
             }
             let refusal = Reply::new(401, b"");
@@ -120,7 +104,7 @@ async fn a_password_may_be_asked_for_after_a_token() {
         if asked.path.starts_with("/token") {
             return Reply::new(200, br#"{"token":"little"}"#);
         }
-        let challenge = match authorization(asked) {
+        let challenge = match asked.authorization() {
             BASIC => return serve_image(&image, asked),
             "Bearer little" => "Basic realm=\"r\"".to_owned(),
             _ => format!("Bearer realm=\"http://{}/token\"", asked.headers["host"]),
@@ -140,7 +124,7 @@ async fn a_challenge_without_a_scope_means_the_repository() {
             if asked.path.contains("scope=repository%3Aapp%3Apull") {
                 return Reply::new(200, br#"{"token":"t0"}"#);
             }
-            if authorization(asked) == "Bearer t0" {
+            if asked.authorization() == "Bearer t0" {
                 return serve_image(&image, asked);
             }
             let host = &asked.headers["host"];
@@ -195,7 +179,7 @@ async fn whiteouts_stand_beside_what_they_are_not_for() {
         .bytes();
     let site = Site::new().await;
     let registry = Fake::serving(image("x", &[(layer, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let top = site.top_layer(&reference);
     assert!(
@@ -215,7 +199,7 @@ async fn a_front_that_redirects_all_to_a_registry_with_tokens() {
         if asked.path.starts_with("/token") {
             return Reply::new(200, br#"{"token":"t0"}"#);
         }
-        if authorization(asked) == "Bearer t0" {
+        if asked.authorization() == "Bearer t0" {
             return serve_image(&image, asked);
         }
         let host = &asked.headers["host"];
@@ -238,7 +222,7 @@ async fn a_front_that_redirects_all_to_a_registry_with_tokens() {
         registry
             .asked()
             .iter()
-            .all(|asked| authorization(asked) != BASIC)
+            .all(|asked| asked.authorization() != BASIC)
     );
 }
 

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use corten_image::{Auth, ErrorKind};
+use corten_image::ErrorKind;
 
+use crate::credentials::password;
 use crate::fake::{Asked, Fake, Reply, serve_image};
 use crate::image::{Image, simple};
 use crate::registry::certificates;
@@ -36,7 +37,7 @@ async fn leading(dir: &std::path::Path, image: Image) -> (Fake, Fake) {
 async fn a_host_is_not_checked_only_where_it_is_named() {
     let site = Site::new().await;
     let (registry, storage) = leading(&private_ca(&site), simple("x")).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let insecure = format!(
         "server = 'https://{}'\nskip_verify = true\n",
         registry.address
@@ -74,24 +75,22 @@ async fn a_token_server_that_is_not_named_is_checked_before_it_sees_a_password()
         }
     })
     .await;
-    let auth = Auth {
-        username: "u".to_owned(),
-        password: "secret".to_owned(),
-        ..Auth::default()
-    };
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let insecure = format!(
         "server = 'https://{}'\nskip_verify = true\n",
         registry.address
     );
     site.write_hosts(&registry.address, &insecure);
-    let pull = site.images.pull(&reference, Some(auth.clone())).await;
+    let pull = site.images.pull(&reference, Some(password())).await;
     let text = pull.unwrap_err().to_string();
     assert!(text.contains("certificate"), "{text}");
     assert!(tokens.asked().is_empty());
     let trusted = format!("{insecure}ca = '{}'\n", dir.join("ca.pem").display());
     site.write_hosts(&registry.address, &trusted);
-    site.images.pull(&reference, Some(auth)).await.unwrap();
+    site.images
+        .pull(&reference, Some(password()))
+        .await
+        .unwrap();
     assert_eq!(tokens.asked().len(), 1);
     site.assert_clean();
 }
@@ -112,7 +111,7 @@ async fn a_clients_certificate_is_shown_to_its_host_alone() {
             file("server.key")
         ),
     );
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     assert!(registry.asked().iter().all(|asked| asked.by_certificate));
     assert_eq!(storage.asked().len(), 1);

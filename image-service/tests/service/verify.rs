@@ -57,7 +57,7 @@ impl Pulled {
     async fn new() -> Self {
         let site = Site::new().await;
         let registry = Fake::serving(two_layers(), |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         site.images.pull(&reference, None).await.unwrap();
         Self {
             site,
@@ -120,7 +120,7 @@ async fn what_took_a_files_name_is_not_opened() {
         .bytes();
     let site = Site::new().await;
     let registry = Fake::serving(image("taken", &[(layer, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let fifo = site.top_layer(&reference).join("d/name");
     let (send, receive) = mpsc::channel();
@@ -281,7 +281,7 @@ async fn layers_that_take_back_what_they_wrote() {
         .bytes();
     let site = Site::new().await;
     let registry = Fake::serving(image("x", &[(layer, Pack::Gzip)]), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     site.images.pull(&reference, None).await.unwrap();
     let found = site.images.verify(false).await.unwrap();
     assert_eq!(found.faults, []);
@@ -329,7 +329,7 @@ async fn repair_fetches_what_is_broken_and_nothing_else() {
 async fn what_cannot_be_repaired_goes_alone() {
     let pulled = Pulled::new().await;
     let other = Fake::serving(image("other", &[(file("base"), Pack::Zstd)]), |_| None).await;
-    let other_reference = format!("{}/app:v1", other.address);
+    let other_reference = other.reference();
     pulled
         .site
         .images

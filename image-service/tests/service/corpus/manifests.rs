@@ -83,7 +83,7 @@ async fn every_manifest_has_its_fate() {
     for (name, edit, words) in cases {
         let hostile = image_with(name, &[(file("x"), Pack::Gzip)], edit);
         let registry = Fake::serving(hostile, |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let error = site.images.pull(&reference, None).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains(words), "{name}: {text}");
@@ -117,7 +117,7 @@ async fn indexes_without_an_end() {
         Reply::new(200, found.unwrap_or(&top)).with("Content-Type", MANIFEST_TYPE)
     })
     .await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     let error = site.images.pull(&reference, None).await.unwrap_err();
     assert!(error.to_string().contains("nest too deep"), "{error}");
     site.assert_clean();

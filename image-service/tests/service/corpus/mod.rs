@@ -40,7 +40,7 @@ impl Place {
         refused: Option<&str>,
     ) -> Result<(), String> {
         let registry = Fake::serving(image(name, &[(layer, pack)]), |_| None).await;
-        let reference = format!("{}/app:v1", registry.address);
+        let reference = registry.reference();
         let pulled = self.site.images.pull(&reference, None).await;
         let outside = fs::read_dir(self.site.path("outside")).unwrap();
         assert_eq!(outside.count(), 0, "{name} wrote outside");
@@ -116,7 +116,7 @@ async fn links_between_layers_lead_nowhere() {
     let above = Tar::new().file("d/x", b"mine").bytes();
     let layers = [(below, Pack::Gzip), (above, Pack::Gzip)];
     let registry = Fake::serving(image("layers", &layers), |_| None).await;
-    let reference = format!("{}/app:v1", registry.address);
+    let reference = registry.reference();
     place.site.images.pull(&reference, None).await.unwrap();
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     let top = place.site.top_layer(&reference);
