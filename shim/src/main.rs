@@ -62,19 +62,14 @@ fn main() -> ExitCode {
         ),
         // The id is for those who look at the process table.
         ([Some("container"), Some(_id)], _) => supervise(),
-        ([Some("pod"), _, words @ ..], [_, pin, paths @ ..]) if paths.len() <= 3 => {
-            let user = paths.first().filter(|path| !path.is_empty());
-            let word = |at: usize| words.get(at).copied().flatten();
-            let labels = word(1).zip(word(2));
-            socket::take_fd(0).and_then(|template| {
-                pod::run(&template, Path::new(pin), user.map(Path::new), labels)
-            })
+        ([Some("pod"), _], [_, pin]) => {
+            socket::take_fd(0).and_then(|socket| pod::run(&socket, Path::new(pin)))
         }
         // The path is for those who look at the process table, and for whoever has to end it.
         ([Some("pin"), _], _) => pin::run(),
         ([Some("probe"), _], [_, dir]) => probe::run(Path::new(dir)),
         _ => Err(io::Error::other(
-            "this is corten's own: it is started as `corten-shim container ID`, `corten-shim pod PIN [USER [LABEL LABEL]]`, \
+            "this is corten's own: it is started as `corten-shim container ID`, `corten-shim pod PIN`, \
              `corten-shim pin PATH` or `corten-shim probe DIRECTORY`",
         )),
     };

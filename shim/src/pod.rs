@@ -8,19 +8,26 @@ use std::{
     path::Path,
 };
 
+use corten_proto::shim::PodInit;
 use corten_sys::{
     caps,
+    cgroup::{Cgroup, Hierarchies},
     command_line::CommandLine,
     memory, mount, ns, prctl, process,
     process::{Child, CloneFlags, Cloned, SingleThreaded},
+    seccomp, socket,
 };
 use nix::{
+    libc::{self, c_long},
     mount::{MntFlags, umount2},
+    sched::unshare,
     sys::signal::{SigSet, Signal},
     unistd::setsid,
 };
+use prost::Message;
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, Uid, openat},
+    net::{RecvFlags, recv},
     pipe::{PipeFlags, pipe_with},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -30,32 +37,52 @@ use crate::note::note;
 /// Name of the init that containers see in /proc/1/comm and /proc/1/cmdline.
 const NAME: &CStr = c"corten-pod";
 
-/// Makes the init, pins its namespace on `pin` and prints the init's process id. Returns in the parent alone, where the init
-/// has nothing of the host any more. With a user namespace, pinned on `user`, the PID namespace belongs to it. The labels are
-/// SELinux's, of the process and of its root, which containers may read in /proc/1.
-pub(crate) fn run(
-    template: &OwnedFd,
-    pin: &Path,
-    user: Option<&Path>,
-    labels: Option<(&str, &str)>,
-) -> io::Result<()> {
+/// All that the init calls once it is set up. With CAP_SYS_PTRACE in a container it does what its tracer says, in the end; the
+/// first three tell that it is there, and close what it has for that.
+const CALLS: [c_long; 7] = [
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_waitid,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit_group,
+];
+
+/// Longest message, bytes.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// Reads what is wanted from `socket`, makes the init, pins its namespace on `pin` and prints the init's process id. Returns in
+/// the parent alone, where the init has nothing of the host any more. With a user namespace the PID namespace belongs to it.
+pub(crate) fn run(socket: &OwnedFd, pin: &Path) -> io::Result<()> {
     prctl::set_undumpable()?;
-    let root_label = labels.map(|(_, root)| root);
-    let label = labels.map(|(process, _)| Label::new(process)).transpose()?;
+    let (wanted, template) = receive(socket)?;
+    let has_labels = !wanted.process_label.is_empty();
+    let root_label = has_labels.then_some(wanted.root_label.as_str());
+    let label = has_labels
+        .then(|| Label::new(&wanted.process_label))
+        .transpose()?;
+    // The init is born in it.
+    enter_cgroup(&wanted.cgroup)?;
+    let namespaces = Namespaces::open(&wanted)?;
     let proof = SingleThreaded::verify()?;
     let (told, ready) = pipe_with(PipeFlags::CLOEXEC)?;
     let (go_on, pinned) = pipe_with(PipeFlags::CLOEXEC)?;
     let command_line = CommandLine::find()?;
-    let user = user.map(File::open).transpose()?;
+    let user = open_pin(&wanted.user)?;
+    let before = || {
+        namespaces.enter()?;
+        enter_empty_root(&template, root_label)
+    };
     let init = match &user {
-        Some(user) => clone_in(&proof, user, template, root_label)?,
+        Some(user) => clone_in(&proof, user, before)?,
         None => process::clone(&proof, CloneFlags::CLONE_NEWPID, None)?,
     };
     match init {
         Cloned::Child => {
             let entered = match user {
                 Some(_) => become_root(),
-                None => enter_empty_root(template, root_label),
+                None => before(),
             };
             // One whose parent has ended before it was pinned would be found by nobody.
             drop(pinned);
@@ -87,20 +114,83 @@ pub(crate) fn run(
     }
 }
 
-/// Clones as clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The empty
-/// root is entered before, since only the host's root may make it.
+/// Receives what is wanted, and the mount namespace that containers start from.
+fn receive(socket: &OwnedFd) -> io::Result<(PodInit, OwnedFd)> {
+    // Waits for it.
+    recv(socket, &mut [0; 1][..], RecvFlags::PEEK)?;
+    let mut bytes = vec![0; MAX_MESSAGE];
+    let mut fds = Vec::new();
+    let length = socket::receive(socket, &mut bytes, &mut fds)?;
+    let template = fds.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+    let wanted = PodInit::decode(&bytes[..length]).map_err(io::Error::other)?;
+    Ok((wanted, template))
+}
+
+fn open_pin(path: &str) -> io::Result<Option<File>> {
+    (!path.is_empty()).then(|| File::open(path)).transpose()
+}
+
+fn enter_cgroup(path: &str) -> io::Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let hierarchies = Hierarchies::detect()?;
+    let cgroup = Cgroup::new(&hierarchies, path);
+    cgroup.create()?;
+    // 0 is the writer itself.
+    cgroup.attach(0)?;
+    for tasks in cgroup.open_tasks()? {
+        rustix::io::write(&tasks, b"0")?;
+    }
+    Ok(())
+}
+
+/// Namespaces of the pod, so that containers that look into the init find none of the host's, nor get there by it.
+struct Namespaces {
+    entered: Vec<(File, CloneFlags)>,
+    own_cgroup: bool,
+}
+
+impl Namespaces {
+    fn open(wanted: &PodInit) -> io::Result<Self> {
+        let mut entered = Vec::new();
+        for (path, kind) in [
+            (&wanted.network, CloneFlags::CLONE_NEWNET),
+            (&wanted.ipc, CloneFlags::CLONE_NEWIPC),
+            (&wanted.uts, CloneFlags::CLONE_NEWUTS),
+        ] {
+            entered.extend(open_pin(path)?.map(|pin| (pin, kind)));
+        }
+        Ok(Self {
+            entered,
+            own_cgroup: wanted.own_cgroup_namespace,
+        })
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        for (pin, kind) in &self.entered {
+            ns::enter(pin.as_fd(), *kind)?;
+        }
+        if self.own_cgroup {
+            unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        }
+        Ok(())
+    }
+}
+
+/// Clones as clone(2) with CLONE_NEWPID, by a child that has entered the user namespace and is gone afterwards. The other namespaces
+/// and the empty root are entered `before`, since only the host's root may do that.
 fn clone_in(
     proof: &SingleThreaded,
     user: &File,
-    template: &OwnedFd,
-    root_label: Option<&str>,
+    before: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Cloned> {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
     let between = match process::clone(proof, CloneFlags::empty(), None)? {
         Cloned::Parent(between) => between,
         Cloned::Child => {
             let flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_PARENT;
-            let cloned = enter_empty_root(template, root_label)
+            let cloned = before()
                 .and_then(|()| ns::enter(user.as_fd(), CloneFlags::CLONE_NEWUSER))
                 .and_then(|()| prctl::set_undumpable())
                 .and_then(|()| process::clone(proof, flags, None));
@@ -162,7 +252,7 @@ fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing of the host is left to it: no descriptors, no capabilities.
+/// Nothing of the host is left to it: no descriptors, no capabilities, no system calls but its own few.
 fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
     // None from within the namespace does anything; those that cannot be blocked do not reach an init.
     SigSet::all().thread_block()?;
@@ -183,9 +273,10 @@ fn confine(label: Option<&Label<'_>>, ready: &OwnedFd) -> io::Result<()> {
             "the init of a PID namespace keeps the daemon's SELinux label: {error}"
         ));
     }
+    memory::trim();
+    seccomp::allow_only(&CALLS)?;
     rustix::io::write(ready, &[1])?;
     process::close_all();
-    memory::trim();
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     network,
     operation::{self, Hash, attempt},
-    record_file, spec, systemd,
+    record_file, spec,
 };
 
 /// A pod that is about to be made.
@@ -35,8 +35,8 @@ pub(crate) struct Plan {
     capabilities: corten_cni::Capabilities,
     pub(crate) resources: Vec<Resource>,
     /// See [`record::Pod::cgroup_parent`].
-    cgroup_parent: String,
-    scope: Option<Scope>,
+    pub(super) cgroup_parent: String,
+    pub(super) scope: Option<Scope>,
     pub(crate) selinux_level: String,
     pub(crate) paths: Paths,
     /// The ids of the pod's user namespace, which it has if there is a path for its pin.
@@ -178,7 +178,12 @@ fn plan(cx: &Context, config: cri::PodSandboxConfig) -> Result<Plan> {
         None => shared_cgroup(cx, &cgroup_parent),
     };
     let selinux_level = selinux_level(cx, &id, &config)?;
-    let mut resources = resources(&id, &config, &state_dir, &paths, cgroup);
+    let init_cgroup = paths
+        .pid
+        .as_ref()
+        .and_then(|_| init::cgroup(&id, &cgroup_parent, scope.as_ref()));
+    let cgroups = cgroup.into_iter().chain(init_cgroup.map(Kind::Cgroup));
+    let mut resources = resources(&id, &config, &state_dir, &paths, cgroups);
     if !selinux_level.is_empty() {
         let kind = Some(Kind::SelinuxLevel(id.clone()));
         resources.insert(0, Resource { kind });
@@ -204,11 +209,11 @@ fn resources(
     config: &cri::PodSandboxConfig,
     dir: &Path,
     paths: &Paths,
-    cgroup: Option<Kind>,
+    cgroups: impl IntoIterator<Item = Kind>,
 ) -> Vec<Resource> {
     let text = |path: &Path| path.display().to_string();
     let mut kinds = vec![Kind::Directory(text(dir))];
-    kinds.extend(cgroup);
+    kinds.extend(cgroups);
     kinds.push(Kind::Mount(text(&paths.etc)));
     kinds.extend(paths.shm.as_deref().map(|path| Kind::Mount(text(path))));
     kinds.extend(
@@ -290,13 +295,7 @@ async fn make(cx: Arc<Context>, plan: Plan, mut record: record::Pod) -> Result<A
         namespaces::create_in_user_namespace(&cx, &plan, pin).await?;
     }
     if let Some(pin) = &plan.paths.pid {
-        let process = spec::pod_process_label(&plan.config, &plan.selinux_level);
-        let files = spec::pod_file_label(&plan.selinux_level);
-        let labels = files.as_deref().map(|files| [&*process, files]);
-        let pid = init::start(&cx, pin, plan.paths.user.as_deref(), labels).await?;
-        if let Some(scope) = &plan.scope {
-            systemd::place(&cx.undo.hierarchies, scope, pid.unsigned_abs()).await?;
-        }
+        init::start(&cx, &plan, pin).await?;
     }
     if let Some(mut attachment) = attachment(&plan.resources) {
         attachment.capabilities = plan.capabilities.clone();

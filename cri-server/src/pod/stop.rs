@@ -50,6 +50,8 @@ pub(super) async fn finish(cx: &Arc<Context>, pod: &Pod) -> Result<()> {
 fn ends_with_stop(resource: &Resource) -> bool {
     matches!(
         resource.kind,
-        Some(Kind::Network(_) | Kind::Pin(_) | Kind::PidPin(_) | Kind::UserPin(_))
+        Some(
+            Kind::Network(_) | Kind::Pin(_) | Kind::PidPin(_) | Kind::UserPin(_) | Kind::Cgroup(_)
+        )
     )
 }

@@ -40,6 +40,7 @@ pub(super) fn find(cx: &Context) -> Result<Vec<Vec<Kind>>> {
             let below = |name: &str| text(&dir.join(name));
             strays.push(vec![
                 Kind::Directory(text(&dir)),
+                Kind::Cgroup(format!("{}/{id}", cx.cgroup_root())),
                 Kind::Mount(below("etc")),
                 Kind::Mount(below("shm")),
                 Kind::Pin(below("ns/ipc")),

@@ -16,9 +16,16 @@ use std::{
     time::Duration,
 };
 
-use corten_proto::{layout, shim::Pin};
-use corten_sys::mount::{self, Sealed};
+use corten_proto::{
+    layout,
+    shim::{Pin, PodInit},
+};
+use corten_sys::{
+    mount::{self, Sealed},
+    socket,
+};
 use prost::Message;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
@@ -111,98 +118,41 @@ impl Launcher {
         })
     }
 
-    /// Starts the init of a pod's PID namespace, which is then pinned at `pin` and belongs to the user namespace that is
-    /// pinned at `user`. `labels`, of the process and of its
-    /// root, are SELinux's. Returns its host pid.
-    pub(crate) async fn start_pod_init(
-        &self,
-        pin: &Path,
-        user: Option<&Path>,
-        labels: Option<[&str; 2]>,
-    ) -> Result<i32, Error> {
-        let template = self
-            .template
-            .try_clone()
-            .map_err(|source| self.spawn_failed(source))?;
-        let mut command = self.command(&["pod"]);
-        command.arg(pin).stdin(template);
-        match labels {
-            None => command.args(user),
-            Some(labels) => command.arg(user.unwrap_or(Path::new(""))).args(labels),
+    /// Starts what makes the init of a pod's PID namespace, to be pinned at `pin`. It waits to hear what is wanted.
+    pub(crate) fn start_pod_init(&self, pin: &Path) -> Result<PodHelper<'_>, Error> {
+        let start = || {
+            let (ours, theirs) = socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            let child = spawn(self.command(&["pod"]).arg(pin).stdin(theirs))?;
+            let pid = child.id();
+            let pid = pid.ok_or_else(|| io::Error::other("it ended at once"))?;
+            Ok(PodHelper {
+                pid,
+                child,
+                socket: ours,
+                template: self.template(),
+            })
         };
-        let said = self.run(command, &[]).await?;
-        let pid = said.trim().parse();
-        pid.map_err(|error| Error::Helper(io::Error::other(format!("{said:?}: {error}"))))
+        start().map_err(|source| self.spawn_failed(source))
     }
 
     /// Makes and pins a user namespace and what belongs to it.
     pub(crate) async fn pin(&self, wanted: &Pin) -> Result<(), Error> {
         let mut command = self.command(&["pin", &wanted.user]);
         command.stdin(Stdio::piped());
-        self.run(command, &wanted.encode_to_vec()).await.map(drop)
+        let ended = async { to_end(spawn(&mut command)?, &wanted.encode_to_vec()).await };
+        ended.await.map_err(helper_failed)
     }
 
     /// Finds out whether pods can have user namespaces, in the new directory `dir`.
     pub(crate) async fn probe_user_namespaces(&self, dir: &Path) -> io::Result<()> {
         let mut command = self.command(&["probe"]);
         command.arg(dir).stdin(Stdio::null());
-        let ended = self.run_to_end(command, &[]).await;
-        ended.map(drop)
-    }
-
-    /// Runs a helper that ends by itself, to its end. Returns what it said.
-    async fn run(&self, command: Command, input: &[u8]) -> Result<String, Error> {
-        match self.run_to_end(command, input).await {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::Silent {
-                seconds: HELPER.as_secs(),
-            }),
-            result => result.map_err(Error::Helper),
-        }
-    }
-
-    async fn run_to_end(&self, mut command: Command, input: &[u8]) -> io::Result<String> {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let (mut out, mut err) = (String::new(), String::new());
-        let ended = timeout(HELPER, async {
-            if let Some(mut stdin) = child.stdin.take() {
-                // One that does not listen says why.
-                let _ = stdin.write_all(input).await;
-            }
-            if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-                BufReader::new(stdout)
-                    .take(64)
-                    .read_to_string(&mut out)
-                    .await?;
-                BufReader::new(stderr)
-                    .take(4096)
-                    .read_to_string(&mut err)
-                    .await?;
-            }
-            child.wait().await
-        });
-        match ended.await {
-            Err(_elapsed) => {
-                let _ = child.start_kill();
-                reap(child);
-                Err(io::ErrorKind::TimedOut.into())
-            }
-            Ok(Err(source)) => Err(source),
-            Ok(Ok(status)) if status.success() => {
-                if !err.is_empty() {
-                    tracing::warn!(said = err.trim(), "a helper has something to say");
-                }
-                Ok(out)
-            }
-            Ok(Ok(status)) if err.is_empty() => Err(io::Error::other(status.to_string())),
-            Ok(Ok(_)) => {
-                // Our own error names the binary.
-                let why = err.trim().trim_start_matches("corten-shim: ");
-                Err(io::Error::other(why.to_owned()))
-            }
-        }
+        to_end(spawn(&mut command)?, &[]).await
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -221,6 +171,80 @@ impl Launcher {
             binary: self.path.display().to_string(),
             source,
         }
+    }
+}
+
+/// Starts a helper that ends by itself.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+/// Waits for a helper's end.
+async fn to_end(mut child: Child, input: &[u8]) -> io::Result<()> {
+    let mut err = String::new();
+    let ended = timeout(HELPER, async {
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that does not listen says why.
+            let _ = stdin.write_all(input).await;
+        }
+        if let Some(stderr) = child.stderr.take() {
+            BufReader::new(stderr)
+                .take(4096)
+                .read_to_string(&mut err)
+                .await?;
+        }
+        child.wait().await
+    });
+    match ended.await {
+        Err(_elapsed) => {
+            let _ = child.start_kill();
+            reap(child);
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        Ok(Err(source)) => Err(source),
+        Ok(Ok(status)) if status.success() => {
+            if !err.is_empty() {
+                tracing::warn!(said = err.trim(), "a helper has something to say");
+            }
+            Ok(())
+        }
+        Ok(Ok(status)) if err.is_empty() => Err(io::Error::other(status.to_string())),
+        Ok(Ok(_)) => {
+            // Our own error names the binary.
+            let why = err.trim().trim_start_matches("corten-shim: ");
+            Err(io::Error::other(why.to_owned()))
+        }
+    }
+}
+
+fn helper_failed(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Error::Silent {
+            seconds: HELPER.as_secs(),
+        },
+        _ => Error::Helper(error),
+    }
+}
+
+/// What makes a pod's init. Without a word it makes nothing, and ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PodHelper<'a> {
+    /// No other process's as long as this is not dropped.
+    pub(crate) pid: u32,
+    child: Child,
+    socket: OwnedFd,
+    template: BorrowedFd<'a>,
+}
+
+impl PodHelper<'_> {
+    /// Has it make and pin the init, which is set up then.
+    pub(crate) async fn make(self, wanted: &PodInit) -> Result<(), Error> {
+        // One that does not listen says why.
+        let _ = socket::send(&self.socket, &wanted.encode_to_vec(), Some(self.template));
+        to_end(self.child, &[]).await.map_err(helper_failed)
     }
 }
 

@@ -3,13 +3,15 @@
 use std::{
     fs::{self, OpenOptions},
     os::fd::AsFd,
-    path::PathBuf,
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
 };
 
-use corten_proto::shim::{Namespace, Start, namespace::From, request::Call};
-use corten_sys::{mount, process};
+use corten_proto::shim::{Namespace, PodInit, Start, namespace::From, request::Call};
+use corten_sys::{mount, process, socket};
 use nix::mount::{MntFlags, umount2};
+use prost::Message;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::site::{Site, eventually, shim};
 
@@ -21,13 +23,7 @@ struct Pod {
 
 impl Pod {
     fn start(pin: PathBuf) -> Self {
-        let output = shim()
-            .arg("pod")
-            .arg(&pin)
-            .stdin(mount::template().unwrap())
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
+        let output = make(&pin, Stdio::inherit());
         assert!(output.status.success());
         let init = String::from_utf8(output.stdout).unwrap();
         let init = init.strip_suffix('\n').unwrap().parse().unwrap();
@@ -54,6 +50,27 @@ impl Drop for Pod {
     }
 }
 
+/// Has an init made, and pinned on `pin`.
+fn make(pin: &Path, stderr: Stdio) -> Output {
+    let (unix, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let (ours, theirs) = socketpair(unix, kind, SocketFlags::CLOEXEC, None).unwrap();
+    let child = shim()
+        .arg("pod")
+        .arg(pin)
+        .stdin(theirs)
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let wanted = PodInit {
+        own_cgroup_namespace: true,
+        ..PodInit::default()
+    };
+    let template = mount::template().unwrap();
+    socket::send(&ours, &wanted.encode_to_vec(), Some(template.as_fd())).unwrap();
+    child.wait_with_output().unwrap()
+}
+
 #[test]
 fn the_init_has_nothing_and_reaps() {
     let mut site = Site::new();
@@ -61,12 +78,12 @@ fn the_init_has_nothing_and_reaps() {
     for field in ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"] {
         assert_eq!(pod.status(field), "0000000000000000", "{field}");
     }
-    assert_eq!(
-        (pod.status("NoNewPrivs"), pod.status("Name")),
-        ("1".into(), "corten-pod".into())
-    );
+    let status = ["NoNewPrivs", "Seccomp", "Name"].map(|field| pod.status(&format!("{field}:")));
+    assert_eq!(status, ["1", "2", "corten-pod"]);
     let proc = PathBuf::from(format!("/proc/{}", pod.init));
     assert_eq!(fs::read(proc.join("cmdline")).unwrap(), b"corten-pod\0");
+    let cgroup = |process: &Path| fs::read_link(process.join("ns/cgroup")).unwrap();
+    assert_ne!(cgroup(&proc), cgroup(Path::new("/proc/self")));
     eventually("it closes everything", || {
         fs::read_dir(proc.join("fd")).unwrap().count() == 0
     });
@@ -103,12 +120,7 @@ fn a_pin_that_cannot_be_made_leaves_no_process() {
         .truncate(true)
         .open(&pin)
         .unwrap();
-    let output = shim()
-        .arg("pod")
-        .arg(&pin)
-        .stdin(mount::template().unwrap())
-        .output()
-        .unwrap();
+    let output = make(&pin, Stdio::piped());
     assert!(!output.status.success() && output.stdout.is_empty());
     // Its end came when the init was gone: the pipes had no writer any more.
     assert!(String::from_utf8_lossy(&output.stderr).contains("File exists"));
