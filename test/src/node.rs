@@ -5,7 +5,13 @@
 use std::{
     fs::{self, File},
     net::TcpStream,
-    os::unix::fs::PermissionsExt,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixListener},
+        },
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -268,14 +274,28 @@ impl Node {
 
     /// A connection to `address` from inside of the node.
     pub fn connect(&self, address: &str) -> Result<TcpStream> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.holder_pid))?;
-        let connect = || -> Result<_> {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).context("enter the node's network")?;
+        self.in_network(|| {
             TcpStream::connect(address).with_context(|| format!("connect to {address}"))
+        })
+    }
+
+    /// A Unix socket with this abstract name, of the node's network (unix(7)).
+    pub fn listen(&self, name: &str) -> Result<UnixListener> {
+        self.in_network(|| {
+            let address = SocketAddr::from_abstract_name(name)?;
+            UnixListener::bind_addr(&address).with_context(|| format!("listen on @{name}"))
+        })
+    }
+
+    /// What `act` returns on a thread in the node's network, which is the thread's alone.
+    fn in_network<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.holder_pid))?;
+        let enter = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).context("enter the node's network")?;
+            act()
         };
-        // The namespace is the thread's alone.
-        thread::scope(|scope| scope.spawn(connect).join())
-            .map_err(|_panic| anyhow!("connecting panicked"))?
+        thread::scope(|scope| scope.spawn(enter).join())
+            .map_err(|_panic| anyhow!("a thread in the node's network panicked"))?
     }
 
     /// Runs a shell script inside of the node and returns its standard output.

@@ -3,6 +3,7 @@
 //! in a container; nor share anything with a process of the host that could be written to, or that names one.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod tracing;
 mod writing;
 
 use std::{
@@ -18,7 +19,7 @@ use corten_test::{image, node::Node, pod, wait::until};
 
 /// Tells the program below that it is in a container, and where the host has a file that the container has not.
 const MARKER: &str = "CORTEN_SPY_MARKER";
-/// The host's mount namespace, as /proc tells it.
+/// The host's namespaces that nobody in the pod may be in, as /proc tells them: "mnt:[1] net:[2]".
 const HOST: &str = "CORTEN_SPY_HOST";
 /// Has it write, too: the number of a process of the host, for a shim to take for one of its children.
 const DECOY: &str = "CORTEN_SPY_DECOY";
@@ -33,6 +34,7 @@ fn spy() {
     let (Some(marker), Some(host)) = (env::var_os(MARKER), env::var_os(HOST)) else {
         return;
     };
+    let host = host.into_string().unwrap();
     let marker = Path::new(&marker).strip_prefix("/").unwrap();
     let decoy = env::var(DECOY).ok().map(|pid| pid.parse().unwrap());
     let shared = Path::new(SHARED);
@@ -44,6 +46,7 @@ fn spy() {
         own.iter_mut().take(3).for_each(|set| *set |= bounding);
     }
     let (mut told, mut seen) = (BTreeSet::new(), HashSet::new());
+    let mut traced = tracing::Traced::default();
     fs::write(shared.join("ready"), "").unwrap();
     while !shared.join("stop").exists() {
         let names = fs::read_dir("/proc").unwrap();
@@ -54,8 +57,17 @@ fn spy() {
             }
             if let Some(decoy) = decoy {
                 writing::write_to(&pid, decoy);
+                let lines = tracing::take(&pid, &mut traced);
+                told.extend(
+                    lines
+                        .iter()
+                        .map(|line| format!("{pid}: {line}"))
+                        .inspect(|line| {
+                            let _ = writeln!(found, "{line}");
+                        }),
+                );
             }
-            for line in look(&pid, marker, Path::new(&host), &own) {
+            for line in look(&pid, marker, &host, &own) {
                 if told.insert(line.clone()) {
                     writeln!(found, "{line}").unwrap();
                 }
@@ -65,11 +77,12 @@ fn spy() {
             }
         }
     }
+    fs::write(shared.join("acts"), traced.acts.to_string()).unwrap();
     fs::write(shared.join("ended"), "").unwrap();
 }
 
 /// What of the process is not as it has to be. One that ends meanwhile is no finding.
-fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
+fn look(pid: &str, marker: &Path, host: &str, own: &[u64]) -> Vec<String> {
     let dir = PathBuf::from("/proc").join(pid);
     let mut found = Vec::new();
     for way in ["root", "cwd"] {
@@ -84,8 +97,19 @@ fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
     if is_ours(&dir) {
         found.extend(open);
     }
-    if fs::read_link(dir.join("ns/mnt")).is_ok_and(|own| own == host) {
-        found.push("it is in the host's mount namespace".into());
+    for host in host.split_whitespace() {
+        let kind = host.split(':').next().unwrap_or_default();
+        // Containers have none of their own where v1 has controllers.
+        let own = fs::read_link(format!("/proc/self/ns/{kind}"));
+        if kind == "cgroup" && own.is_ok_and(|own| own == Path::new(host)) {
+            continue;
+        }
+        if fs::read_link(dir.join("ns").join(kind)).is_ok_and(|own| own == Path::new(host)) {
+            found.push(format!(
+                "{}: it is in the host's {kind} namespace",
+                name(&dir)
+            ));
+        }
     }
     // Those in a user namespace of its own say nothing here.
     let users = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).ok();
@@ -102,6 +126,17 @@ fn look(pid: &str, marker: &Path, host: &Path, own: &[u64]) -> Vec<String> {
         }
     }
     found
+}
+
+/// The process's name, for those that stay.
+fn name(dir: &Path) -> String {
+    let name = fs::read_to_string(dir.join("comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Whether it is process 1 of a PID namespace that a pod's containers share.
+pub(crate) fn is_pods(dir: &Path) -> bool {
+    name(dir) == "corten-pod"
 }
 
 /// Whether it is a shim that has not run its program yet. The link exe says nothing: the binary is the root of its mount.
@@ -157,6 +192,10 @@ struct Site {
     runtime: pod::Runtime,
     pod: String,
     shared: PathBuf,
+    /// The kinds of namespaces that nobody in the pod has from the host.
+    own: &'static str,
+    /// The pod's user namespace, if it has one.
+    users: Option<cri::UserNamespace>,
 }
 
 impl Site {
@@ -165,6 +204,13 @@ impl Site {
         image::load_busybox(&node).await.unwrap();
         let mut runtime = node.runtime().await.unwrap();
         let config = pod::logged(&node, config);
+        let linux = config.linux.as_ref().unwrap();
+        let options = linux.security_context.as_ref().unwrap();
+        let options = options.namespace_options.clone().unwrap();
+        let own = match options.network() {
+            NamespaceMode::Node => "mnt ipc cgroup",
+            _ => "mnt net ipc uts cgroup",
+        };
         let pod = pod::run_pod(&mut runtime, &config).await.unwrap();
         let shared = node.dir().join("shared");
         Self {
@@ -172,6 +218,8 @@ impl Site {
             runtime,
             pod,
             shared,
+            own,
+            users: options.userns_options,
         }
     }
 
@@ -182,7 +230,8 @@ impl Site {
         let _ = fs::remove_dir_all(&self.shared);
         fs::create_dir(&self.shared).unwrap();
         fs::set_permissions(&self.shared, fs::Permissions::from_mode(0o777)).unwrap();
-        let host = self.node.shell("readlink /proc/self/ns/mnt").unwrap();
+        let kinds = format!("cd /proc/self/ns && readlink {}", self.own);
+        let host = self.node.shell(&kinds).unwrap();
         let mut config = pod::container("spy", "");
         config.command = ["/spy", "--exact", "spy"].map(Into::into).into();
         let env = [

@@ -6,7 +6,7 @@ use std::{fs, io::Write, os::unix::fs::FileExt, path::PathBuf};
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{pod, wait::until};
 
-use crate::{DECOY, Site, is_ours, shared_memory};
+use crate::{DECOY, Site, is_ours, shared_memory, tracing::HOSTS_SOCKET};
 
 /// Writes to all of a process of ours that others have a part of, by each way that there is, what could be taken for the
 /// number of a child, or for a message.
@@ -37,8 +37,28 @@ pub(crate) fn write_to(pid: &str, decoy: u32) {
             .is_some_and(|number: u32| number > 2)
     }) {
         if let Ok(mut file) = fs::File::options().write(true).open(path) {
-            let _ = file.write_all(&[0x0a, 0x02, 0x08, 0x02]);
+            let _ = file.write_all(&message(pid.parse().unwrap(), decoy));
         }
+    }
+}
+
+/// What could be taken for a word of the process: another for each, since for some of them the daemon waits for a while.
+fn message(pid: u32, decoy: u32) -> Vec<u8> {
+    match pid % 32 {
+        // A failure, since the container is about to end.
+        7 => vec![0x0a, 0x02, 0x08, 0x02],
+        // That the container is made, with this process.
+        number if number % 2 == 0 => {
+            let mut number = decoy;
+            let mut created = vec![0x08];
+            while number >= 0x80 {
+                created.push(0x80 | u8::try_from(number & 0x7f).unwrap());
+                number >>= 7;
+            }
+            created.push(u8::try_from(number).unwrap());
+            [&[0x12, u8::try_from(created.len()).unwrap()], &*created].concat()
+        }
+        _ => vec![0xff; 4096],
     }
 }
 
@@ -86,15 +106,17 @@ impl Site {
 
     /// Commands, some of which end by their time, and containers, in the presence of the spy.
     async fn provoke(&mut self, spy: &str, target: NamespaceMode, host: &str) {
-        for round in 0..24 {
+        let timed = |_| {
+            let mut runtime = self.runtime.clone();
             let request = cri::ExecSyncRequest {
                 container_id: spy.into(),
                 cmd: vec!["sleep".into(), "1000".into()],
                 timeout: 1,
             };
-            let mut runtime = self.runtime.clone();
-            let timed = (round % 8 == 0)
-                .then(|| tokio::spawn(async move { runtime.exec_sync(request).await }));
+            tokio::spawn(async move { runtime.exec_sync(request).await })
+        };
+        let timed = [(); 3].map(timed);
+        for round in 0..24 {
             let seen = self.sees(spy, "readlink /proc/self/ns/mnt").await;
             assert_ne!(
                 seen.trim(),
@@ -102,32 +124,45 @@ impl Site {
                 "an exec is in the host's mount namespace"
             );
             if target != NamespaceMode::Container && round % 4 == 0 {
-                let mut config = pod::container(&format!("other-{round}"), "sleep 1000");
-                config.envs.push(cri::KeyValue {
-                    key: "PATH".into(),
-                    value: crate::long_path().into(),
-                });
-                let mut namespaces = pod::namespaces(NamespaceMode::Pod, target);
-                namespaces.target_id = spy.into();
-                pod::security(&mut config).namespace_options = Some(namespaces);
-                let made = pod::create(&mut self.runtime, &self.pod, &config)
-                    .await
-                    .unwrap();
-                // What is written in its place may be that it has failed.
-                let _ = pod::start(&mut self.runtime, &made).await;
-                let seen = self.sees(&made, "readlink /proc/self/ns/mnt").await;
-                assert_ne!(
-                    seen.trim(),
-                    host,
-                    "an exec is in the host's mount namespace"
-                );
-                pod::stop(&mut self.runtime, &made, 0).await.unwrap();
-            }
-            if let Some(timed) = timed {
-                // Killed by its time, or ended by the spy.
-                let _ = timed.await.unwrap();
+                self.provoke_by_another(spy, target, &format!("other-{round}"), host)
+                    .await;
             }
         }
+        for timed in timed {
+            // Killed by its time, or ended by the spy.
+            let _ = timed.await.unwrap();
+        }
+    }
+
+    /// A container that is made where the spy is, and a command in it.
+    async fn provoke_by_another(
+        &mut self,
+        spy: &str,
+        target: NamespaceMode,
+        name: &str,
+        host: &str,
+    ) {
+        let mut config = pod::container(name, "sleep 1000");
+        config.envs.push(cri::KeyValue {
+            key: "PATH".into(),
+            value: crate::long_path().into(),
+        });
+        let mut namespaces = pod::namespaces(NamespaceMode::Pod, target);
+        namespaces.target_id = spy.into();
+        namespaces.userns_options = self.users.clone();
+        pod::security(&mut config).namespace_options = Some(namespaces);
+        let made = pod::create(&mut self.runtime, &self.pod, &config)
+            .await
+            .unwrap();
+        // What is written in its place may be that it has failed.
+        let _ = pod::start(&mut self.runtime, &made).await;
+        let seen = self.sees(&made, "readlink /proc/self/ns/mnt").await;
+        assert_ne!(
+            seen.trim(),
+            host,
+            "an exec is in the host's mount namespace"
+        );
+        pod::stop(&mut self.runtime, &made, 0).await.unwrap();
     }
 
     /// Waits until no shim of the node is busy: their times stand still.
@@ -157,6 +192,7 @@ async fn writes(writer: Writer) {
         writer.pid, writer.root, writer.users
     );
     let mut site = Site::new(pod_of(&writer)).await;
+    let _hosts = site.node.listen(HOSTS_SOCKET).unwrap();
     let decoy = site
         .node
         .shell("sleep 100000 > /dev/null 2>&1 & echo $!")
@@ -167,6 +203,7 @@ async fn writes(writer: Writer) {
         NamespaceMode::Pod => NamespaceMode::Pod,
         _ => NamespaceMode::Container,
     };
+    let users = site.users.clone();
     let spy = site
         .spy(|config| {
             config.envs.push(cri::KeyValue {
@@ -174,7 +211,9 @@ async fn writes(writer: Writer) {
                 value: decoy.clone().into(),
             });
             let security = pod::security(config);
-            security.namespace_options = Some(pod::namespaces(NamespaceMode::Pod, own));
+            let mut namespaces = pod::namespaces(NamespaceMode::Pod, own);
+            namespaces.userns_options = users;
+            security.namespace_options = Some(namespaces);
             if !writer.root {
                 security.run_as_user = Some(cri::Int64Value { value: 1000 });
                 let capabilities = security.capabilities.as_mut().unwrap();
@@ -192,6 +231,9 @@ async fn writes(writer: Writer) {
     );
     fs::write(site.shared.join("stop"), "").unwrap();
     site.wait_for("ended").await;
+    // From a user namespace none can be traced that is not its own yet.
+    let acts: usize = site.wait_for("acts").await.parse().unwrap();
+    assert!(acts > 0 || writer.users, "{case}: it has taken no process");
     let seen = site.sees(&spy, "true; readlink /proc/self/ns/mnt").await;
     assert_ne!(seen.trim(), host.trim(), "{case}");
     site.is_quiet().await;
@@ -224,7 +266,7 @@ async fn what_writes_in_a_shared_pid_namespace_reaches_nothing_of_the_hosts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_writes_where_others_debug_it_reaches_nothing_of_the_hosts() {
-    for (root, users) in [(true, false), (false, false)] {
+    for (root, users) in [(true, false), (false, false), (true, true), (false, true)] {
         let pid = NamespaceMode::Target;
         writes(Writer { pid, root, users }).await;
     }
