@@ -262,6 +262,11 @@ impl Site {
             })
             .into();
         let security = pod::security(&mut config);
+        // A profile keeps it from whatever has none yet, and is not to be what others are safe by.
+        security.apparmor = Some(cri::SecurityProfile {
+            profile_type: cri::security_profile::ProfileType::Unconfined.into(),
+            ..Default::default()
+        });
         security.capabilities = Some(cri::Capability {
             add_capabilities: vec!["SYS_PTRACE".into()],
             ..Default::default()
