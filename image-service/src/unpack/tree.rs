@@ -91,12 +91,7 @@ impl<'a> Tree<'a> {
             self.clear(&parent, name)?;
             self.make_directory(&parent, &name.last)?;
         }
-        let directory = fs::openat(
-            &parent,
-            &name.last[..],
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let directory = directory_in(&parent, &name.last, OFlags::RDONLY)?;
         self.set(&directory, attributes)?;
         let path = name.path();
         self.implied.remove(&path);
@@ -171,12 +166,7 @@ impl<'a> Tree<'a> {
 
     /// The directory that holds `name`, which must exist.
     pub(super) fn find(&mut self, name: &Name) -> Result<Arc<OwnedFd>, Errno> {
-        let path = if name.parent.is_empty() {
-            b"."
-        } else {
-            &name.parent[..]
-        };
-        let parent = self.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        let parent = self.open(or_root(&name.parent), OFlags::PATH | OFlags::DIRECTORY)?;
         fs::statat(&parent, &name.last[..], AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Arc::new(parent))
     }
@@ -227,8 +217,7 @@ impl<'a> Tree<'a> {
     /// Hides all that the layers below have in the directory.
     pub(super) fn make_opaque(&mut self, path: &[u8]) -> Result<(), Errno> {
         self.parent(path)?;
-        let path = if path.is_empty() { b"." } else { path };
-        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let directory = self.open(or_root(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
         fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())
     }
 
@@ -270,12 +259,8 @@ impl<'a> Tree<'a> {
     }
 
     fn set_time(&self, directory: &[u8], mtime: Timespec) -> Result<(), Errno> {
-        let name = if directory.is_empty() {
-            b"."
-        } else {
-            directory
-        };
-        match self.open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        match self.open(or_root(directory), flags) {
             Ok(directory) => fs::futimens(&directory, &times(mtime)),
             // A later entry took its place.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
@@ -316,8 +301,7 @@ impl<'a> Tree<'a> {
             return Ok(Arc::clone(parent));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let name = if path.is_empty() { b"." } else { path };
-        let parent = match self.open(name, flags) {
+        let parent = match self.open(or_root(path), flags) {
             Err(Errno::NOENT | Errno::NOTDIR) => self.imply(path)?,
             other => other?,
         };
@@ -335,13 +319,19 @@ impl<'a> Tree<'a> {
         for end in ends.chain([path.len()]) {
             let part = &path[start..end];
             start = end + 1;
-            above = match self.open(&path[..end], flags) {
+            // From where we are: a walk from the root for each part would make deep paths expensive.
+            let found = match directory_in(&above, part, OFlags::PATH) {
+                // A link leads on from the root.
+                Err(Errno::NOTDIR) => self.open(&path[..end], flags),
+                other => other,
+            };
+            above = match found {
                 Err(Errno::NOENT | Errno::NOTDIR) => {
                     // What exists and is no directory: a file, or a link to nowhere in this layer.
                     if !self.make_directory(&above, part)? {
                         return Err(Errno::NOTDIR);
                     }
-                    let made = self.open(&path[..end], OFlags::RDONLY | OFlags::DIRECTORY)?;
+                    let made = directory_in(&above, part, OFlags::RDONLY)?;
                     fs::fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
                     fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
                     if self.implied.insert(path[..end].to_vec()) {
@@ -424,6 +414,16 @@ impl<'a> Tree<'a> {
         let times = times(attributes.mtime);
         fs::utimensat(parent, last, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+fn or_root(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"." } else { path }
+}
+
+/// Opens a directory, and no link to one.
+fn directory_in(parent: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn owner(attributes: &Attributes<'_>) -> (Option<Uid>, Option<Gid>) {
