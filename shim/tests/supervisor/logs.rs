@@ -78,9 +78,10 @@ fn a_log_that_cannot_be_reopened_goes_on() {
     let mut client = site.start("echo a; while [ ! -e /go ]; do sleep 0.02; done; echo b");
     eventually("the first line", || site.log("0.log") == "stdout F a\n");
     fs::rename(site.dir.join("logs"), site.dir.join("moved")).unwrap();
+    fs::write(site.dir.join("logs"), "no directory").unwrap();
     let failure = client.call(Call::ReopenLog(ReopenLog {})).unwrap_err();
     assert_eq!(failure.subject, site.path("logs/0.log"));
-    assert!(!site.dir.join("logs").exists());
+    fs::remove_file(site.dir.join("logs")).unwrap();
     fs::rename(site.dir.join("moved"), site.dir.join("logs")).unwrap();
     assert_eq!(client.exec_to_end("echo > /go").0, 0);
     client.exited();
