@@ -96,7 +96,8 @@ async fn a_pull_on_a_terminal_draws_bars() {
     );
     let socket = node.socket().display().to_string();
     pull.extend(["image", "--socket", &socket, "pull", &name()].map(str::to_owned));
-    let screen = format!("{}; sleep 1000", pull.join(" "));
+    let words: Vec<_> = pull.iter().map(|word| format!("'{word}'")).collect();
+    let screen = format!("{}; sleep 1000", words.join(" "));
     tmux(&[
         "-f",
         "/dev/null",
@@ -136,7 +137,7 @@ async fn credentials_come_by_standard_input() {
     let (socket, name) = (node.socket().display().to_string(), name());
     let with = |credentials: &str| {
         node.shell(&format!(
-            "printf %s '{credentials}' | {corten} image --socket {socket} pull --creds-stdin {name}"
+            "printf %s '{credentials}' | '{corten}' image --socket {socket} pull --creds-stdin {name}"
         ))
     };
     let refused = with("tester:wrong").unwrap_err().to_string();

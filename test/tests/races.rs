@@ -85,7 +85,7 @@ async fn node_with_held(held: &str) -> (Node, PathBuf) {
     let mut node = Node::without_daemon(&["--dev-network"]).await.unwrap();
     let (gate, program) = (node.dir().join("gate"), node.dir().join("held-runtime"));
     let script = format!(
-        "for word; do [ \"$word\" != {held} ] || while ! [ -e {} ]; do echo {held} >>{}; sleep 0.05; done; done\nexec {} \"$@\"",
+        "for word; do [ \"$word\" != {held} ] || while ! [ -e {} ]; do echo {held} >>{}; sleep 0.05; done; done\nexec '{}' \"$@\"",
         gate.display(),
         node.dir().join("notes").display(),
         handler::runc().unwrap().display()
