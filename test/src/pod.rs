@@ -1,5 +1,7 @@
 //! Requests for pods and containers, and the calls that most tests make.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
 use tonic::{Status, transport::Channel};
@@ -86,6 +88,41 @@ pub fn container(name: &str, script: &str) -> cri::ContainerConfig {
 pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
     let linux = config.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default()
+}
+
+/// A file or directory of the host in a container.
+pub fn mount(source: impl AsRef<Path>, target: &str) -> cri::Mount {
+    cri::Mount {
+        host_path: source.as_ref().display().to_string(),
+        container_path: target.into(),
+        ..Default::default()
+    }
+}
+
+/// The same, not to be written to.
+pub fn read_only(source: impl AsRef<Path>, target: &str) -> cri::Mount {
+    cri::Mount {
+        readonly: true,
+        ..mount(source, target)
+    }
+}
+
+/// The test's own program at `path`, with what a Rust program of Debian is linked with.
+pub fn own_program(path: &str) -> Result<[cri::Mount; 3]> {
+    let program = std::env::current_exe().context("find the test program")?;
+    Ok([
+        read_only(program, path),
+        read_only("/lib", "/lib"),
+        read_only("/lib64", "/lib64"),
+    ])
+}
+
+/// Takes AppArmor's profile from the container: what it forbids is not to be what a test passes by.
+pub fn unconfine(config: &mut cri::ContainerConfig) {
+    security(config).apparmor = Some(cri::SecurityProfile {
+        profile_type: cri::security_profile::ProfileType::Unconfined.into(),
+        ..Default::default()
+    });
 }
 
 /// A container's limits, to set them.

@@ -73,14 +73,6 @@ impl Site {
     }
 }
 
-fn mount(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 /// Makes `swap` a link out of the volume, nothing, a directory and nothing again, for as long as it runs.
 const SWAP: &str = "cd /volume && while :; do busybox ln -s AIM swap; rm -rf swap; mkdir swap; rm -rf swap; done 2>/dev/null";
 
@@ -98,7 +90,7 @@ async fn symlink_swaps_in_a_volume_during_set_up_lead_nowhere() {
         let script = SWAP.replace("AIM", aim);
         let swapper = site
             .run(&format!("swapper-{round}"), &script, |config| {
-                config.mounts = vec![mount(&volume, "/volume")];
+                config.mounts = vec![pod::mount(&volume, "/volume")];
             })
             .await
             .unwrap();
@@ -110,9 +102,9 @@ async fn symlink_swaps_in_a_volume_during_set_up_lead_nowhere() {
                     "sleep 1000",
                     |config| {
                         config.mounts = vec![
-                            mount(&volume, "/volume"),
-                            mount(&volume, "/volume/swap/deeper/inner"),
-                            mount(&volume, "/volume/swap/inner"),
+                            pod::mount(&volume, "/volume"),
+                            pod::mount(&volume, "/volume/swap/deeper/inner"),
+                            pod::mount(&volume, "/volume/swap/inner"),
                         ];
                         config.working_dir = "/volume/swap/work".into();
                         let security = pod::security(config);
@@ -143,7 +135,7 @@ async fn masked_path_races_and_a_false_null_device_mask_nothing_else() {
     let refused = site
         .run("link", "sleep 1000", |config| {
             masked(config);
-            config.mounts = vec![mount(&dev, "/dev")];
+            config.mounts = vec![pod::mount(&dev, "/dev")];
         })
         .await
         .unwrap_err();
@@ -156,7 +148,7 @@ async fn masked_path_races_and_a_false_null_device_mask_nothing_else() {
     symlink(site.outside.join("target"), volume.join("out")).unwrap();
     let id = site
         .run("masked", "sleep 1000", |config| {
-            config.mounts = vec![mount(&volume, "/volume")];
+            config.mounts = vec![pod::mount(&volume, "/volume")];
             pod::security(config).masked_paths = vec!["/volume/link".into(), "/volume/out".into()];
         })
         .await
@@ -203,7 +195,7 @@ async fn malicious_passwd_and_group_files_are_bounded() {
         let began = Instant::now();
         let refused = site
             .run(name, "sleep 1000", |config| {
-                config.mounts = vec![mount(source, "/etc/passwd")];
+                config.mounts = vec![pod::mount(source, "/etc/passwd")];
                 pod::security(config).run_as_username = "app".into();
             })
             .await;
@@ -221,7 +213,7 @@ async fn malicious_passwd_and_group_files_are_bounded() {
         let began = Instant::now();
         let made = site
             .run(&format!("groups-{name}"), "sleep 1000", |config| {
-                config.mounts = vec![mount(&source, "/etc/group")];
+                config.mounts = vec![pod::mount(&source, "/etc/group")];
                 pod::security(config).run_as_username = "app".into();
             })
             .await;

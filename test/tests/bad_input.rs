@@ -124,12 +124,12 @@ const CONTAINERS: &[Case] = &[
         &["add_capabilities[0]", "NOT_ONE"],
     ),
     (
-        |config| config.mounts = vec![mount("/etc", "relative")],
+        |config| config.mounts = vec![pod::mount("/etc", "relative")],
         Code::InvalidArgument,
         &["config.mounts[0].container_path"],
     ),
     (
-        |config| config.mounts = vec![mount("/dev/null/below", "/data")],
+        |config| config.mounts = vec![pod::mount("/dev/null/below", "/data")],
         Code::InvalidArgument,
         &["/dev/null/below", "Not a directory"],
     ),
@@ -217,12 +217,12 @@ const CONTAINERS: &[Case] = &[
         &["oom_score_adj", "2000"],
     ),
     (
-        |config| config.mounts = vec![mount("relative/source", "/data")],
+        |config| config.mounts = vec![pod::mount("relative/source", "/data")],
         Code::InvalidArgument,
         &["config.mounts[0].host_path"],
     ),
     (
-        |config| config.mounts = vec![mount("/etc/passwd", "/etc")],
+        |config| config.mounts = vec![pod::mount("/etc/passwd", "/etc")],
         Code::InvalidArgument,
         &["\"/etc\"", "the source /etc/passwd is a file"],
     ),
@@ -237,14 +237,6 @@ const CONTAINERS: &[Case] = &[
         &["supplemental_groups"],
     ),
 ];
-
-fn mount(source: &str, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.into(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_containers_are_refused_and_leave_nothing() {

@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeSet, fs};
 
-use corten_proto::cri;
 use corten_test::{image, leftovers::Leftovers, node::Node, pod};
 use tokio::task::JoinSet;
 
@@ -26,11 +25,7 @@ async fn a_hundred_pods_with_volumes_start_at_once() {
             let source = volumes.join(format!("{number}-{volume}"));
             fs::create_dir_all(&source).unwrap();
             fs::write(source.join("name"), format!("{number}-{volume} ")).unwrap();
-            cri::Mount {
-                host_path: source.display().to_string(),
-                container_path: format!("/volumes/{volume}"),
-                ..Default::default()
-            }
+            pod::mount(&source, &format!("/volumes/{volume}"))
         });
         let mut config = pod::container("one", "sleep 1000");
         config.mounts = mounts.collect();

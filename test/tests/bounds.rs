@@ -135,11 +135,7 @@ async fn what_is_too_large_is_refused_by_its_field() {
     })
     .await;
     refuse("config.mounts", &|config| {
-        let mount = cri::Mount {
-            host_path: "/tmp".into(),
-            container_path: "/x".into(),
-            ..Default::default()
-        };
+        let mount = pod::mount("/tmp", "/x");
         config.mounts = vec![mount; 5000];
     })
     .await;

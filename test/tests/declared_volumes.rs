@@ -1,11 +1,7 @@
 //! Volumes that an image declares: a directory of the container's own, with what the image has there.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
 
 use corten_proto::cri;
 use corten_test::{image, leftovers::Leftovers, node::Node, pod, wait::limit};
@@ -97,14 +93,6 @@ fn load(node: &Node, volumes: &[&str]) {
     node.corten_image(&["load", &archive]).unwrap();
 }
 
-fn bind(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 const LOOK: &str = "cd /data && stat -c '%n %F %a %u %g %h %Y' . file link pipe dir dir/deep && cat again dir/deep";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,11 +160,13 @@ async fn a_mount_of_the_request_takes_a_volumes_place() {
     let mut site = Site::new(&[], &["/data", "/data/sub"]).await;
     let own = site.node.dir().join("own");
     fs::create_dir(&own).unwrap();
-    let id = site.run("on", vec![bind(&own, "/data")]).await;
+    let id = site.run("on", vec![pod::mount(&own, "/data")]).await;
     assert_eq!(site.output(&id, "ls -A /data").await, "");
     assert!(!site.volumes(&id).exists());
     // Below one, it lies on it.
-    let id = site.run("below", vec![bind(&own, "/data/sub/mine")]).await;
+    let id = site
+        .run("below", vec![pod::mount(&own, "/data/sub/mine")])
+        .await;
     let listed = site.output(&id, "ls /data /data/sub").await;
     assert_eq!(
         listed,

@@ -363,11 +363,7 @@ async fn containers_of_another_runtime_outlive_the_daemon_and_the_configuration(
         let mut mortal =
             pod::container("mortal", "until [ -e /gate ]; do sleep 0.05; done; exit 42");
         mortal.command[2] = mortal.command[2].replace("/gate", "/dir/logs/../gate");
-        mortal.mounts = vec![cri::Mount {
-            host_path: site.node.dir().display().to_string(),
-            container_path: "/dir".into(),
-            ..Default::default()
-        }];
+        mortal.mounts = vec![pod::mount(site.node.dir(), "/dir")];
         let mortal = site.run(&mortal).await;
         let lasting = site.run(&pod::container("lasting", "sleep 1000")).await;
         let waiting = pod::container("waiting", "sleep 1000");

@@ -84,11 +84,7 @@ impl Site {
             let dir = self.node.dir().join("seen");
             fs::create_dir(&dir).unwrap();
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-            config.mounts = vec![cri::Mount {
-                host_path: dir.display().to_string(),
-                container_path: "/tmp".into(),
-                ..Default::default()
-            }];
+            config.mounts = vec![pod::mount(&dir, "/tmp")];
             let id = pod::run(&mut self.runtime, &pod, &config).await.unwrap();
             let wait = "until [ -e /tmp/done ]; do sleep 0.01; done; cat /tmp/init";
             let init = self.output(&id, wait).await;

@@ -28,14 +28,6 @@ fn hostile(name: &str, script: &str) -> cri::ContainerConfig {
     config
 }
 
-fn mount(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 /// A directory of the host that nothing may change.
 fn outside(node: &Node) -> PathBuf {
     let dir = node.dir().join("outside");
@@ -84,9 +76,9 @@ async fn links_of_the_image_lead_nowhere_else() {
     let pod_id = pod::run_pod(&mut runtime, &config).await.unwrap();
     let mut config = hostile("links", "sleep 1000");
     config.mounts = vec![
-        mount(&data, "/absolute/made"),
-        mount(&data, "/relative/made-too"),
-        mount(&data.join("file"), "/relative/file"),
+        pod::mount(&data, "/absolute/made"),
+        pod::mount(&data, "/relative/made-too"),
+        pod::mount(data.join("file"), "/relative/file"),
     ];
     config.working_dir = "/absolute/work/here".into();
     let id = pod::run(&mut runtime, &pod_id, &config).await.unwrap();

@@ -98,14 +98,6 @@ fn with(name: &str, mounts: Vec<cri::Mount>) -> cri::ContainerConfig {
     config
 }
 
-fn mount(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 /// As the images of systemd and Nix distributions have them; `outside` is a path of the host.
 fn dangling(outside: &str) -> Vec<(&'static str, String)> {
     [
@@ -140,9 +132,9 @@ async fn mount_points_are_made_behind_dangling_links() {
     load(&site.node, &links).await;
     let data = site.data();
     let mounts = vec![
-        mount(&data.join("file"), "/etc/localtime"),
-        mount(&data, "/srv"),
-        mount(&data, "/opt/link/far/below"),
+        pod::mount(data.join("file"), "/etc/localtime"),
+        pod::mount(&data, "/srv"),
+        pod::mount(&data, "/opt/link/far/below"),
     ];
     let mut configs = ["plain", "read-only"].map(|name| with(name, mounts.clone()));
     pod::security(&mut configs[1]).readonly_rootfs = true;
@@ -192,12 +184,12 @@ async fn links_that_lead_in_circles_are_refused() {
     let data = site.data();
     let words = "Too many levels of symbolic links";
     site.refused(
-        mount(&data.join("file"), "/etc/localtime"),
+        pod::mount(data.join("file"), "/etc/localtime"),
         "container_path",
         words,
     )
     .await;
-    site.refused(mount(&data, "/grows/z"), "container_path", words)
+    site.refused(pod::mount(&data, "/grows/z"), "container_path", words)
         .await;
     load(&site.node, &[("etc/hosts", "hosts")]).await;
     let refused = site.create("hosts", Vec::new()).await.unwrap_err();
@@ -219,9 +211,9 @@ async fn links_of_a_volume_lead_into_the_container_alone() {
     symlink(outside.join("made"), volume.join("absolute")).unwrap();
     symlink("../../../../made/here", volume.join("relative")).unwrap();
     let mounts = vec![
-        mount(&volume, "/volume"),
-        mount(&data.join("file"), "/volume/absolute"),
-        mount(&data, "/volume/relative/below"),
+        pod::mount(&volume, "/volume"),
+        pod::mount(data.join("file"), "/volume/absolute"),
+        pod::mount(&data, "/volume/relative/below"),
     ];
     let id = site.run(&with("links", mounts)).await;
     let script = format!("cat {}/made /made/here/below/file", outside.display());
@@ -261,7 +253,7 @@ async fn volumes_behind_a_link_are_mounted_while_others_rename_and_mount() {
             for number in 0..30 {
                 let targets = (0..20).map(|volume| format!("/var/run/secrets/{volume}/token"));
                 let mounts = targets.chain(["/var/lock/it".into()]);
-                let mounts = mounts.map(|target| mount(&data, &target)).collect();
+                let mounts = mounts.map(|target| pod::mount(&data, &target)).collect();
                 let created = handle.block_on(site.create(&format!("amid-{number}"), mounts));
                 failed.extend(created.err());
             }
@@ -329,11 +321,11 @@ async fn a_mount_that_cannot_be_made_is_told_by_its_field() {
             "No such file",
         ),
     ] {
-        site.refused(mount(source, target), field, words).await;
+        site.refused(pod::mount(source, target), field, words).await;
     }
-    let mut readonly = mount(&data, "/volume");
+    let mut readonly = pod::mount(&data, "/volume");
     readonly.readonly = true;
-    let mounts = vec![readonly, mount(&data, "/volume/missing")];
+    let mounts = vec![readonly, pod::mount(&data, "/volume/missing")];
     let refused = site.create("read-only", mounts).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     let message = refused.message();
@@ -349,16 +341,16 @@ async fn proc_and_what_emulators_stand_in_for_can_be_mounted() {
     let data = site.data();
     let file = data.join("file");
     let mounts = vec![
-        mount(&file, "/proc/meminfo"),
-        mount(&file, "/proc/sys/kernel/ns_last_pid"),
+        pod::mount(&file, "/proc/meminfo"),
+        pod::mount(&file, "/proc/sys/kernel/ns_last_pid"),
     ];
     let id = site.run(&with("emulated", mounts)).await;
     assert_eq!(site.output(&id, "cat /proc/meminfo").await, "data\n");
     let mounts = vec![
-        mount(Path::new("/proc"), "/proc"),
-        mount(&file, "/proc/uptime"),
-        mount(Path::new("/proc"), "/host/proc"),
-        mount(&file, "/host/proc/version"),
+        pod::mount(Path::new("/proc"), "/proc"),
+        pod::mount(&file, "/proc/uptime"),
+        pod::mount(Path::new("/proc"), "/host/proc"),
+        pod::mount(&file, "/host/proc/version"),
     ];
     let id = site.run(&with("of-the-node", mounts)).await;
     let seen = site
@@ -388,18 +380,22 @@ async fn an_external_runtime_is_not_asked_for_what_cannot_be() {
         (&data, "/plain", "is a directory, and there is a file"),
         (&file, "/etc", "is a file, and there is a directory"),
     ] {
-        site.refused(mount(source, target), "container_path", words)
+        site.refused(pod::mount(source, target), "container_path", words)
             .await;
     }
-    site.refused(mount(&data, "/proc"), "host_path", "no proc file system")
-        .await;
     site.refused(
-        mount(&file.join("below"), "/made"),
+        pod::mount(&data, "/proc"),
+        "host_path",
+        "no proc file system",
+    )
+    .await;
+    site.refused(
+        pod::mount(file.join("below"), "/made"),
         "host_path",
         "Not a directory",
     )
     .await;
-    let mounts = vec![mount(&file, "/etc/localtime")];
+    let mounts = vec![pod::mount(&file, "/etc/localtime")];
     let id = site.run(&with("dangling", mounts)).await;
     assert_eq!(
         site.output(&id, "cat /usr/share/zoneinfo/UTC").await,

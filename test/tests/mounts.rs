@@ -57,14 +57,6 @@ impl Site {
     }
 }
 
-fn mount(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 /// A directory that is a mount, with a mount in it.
 fn nested(node: &Node) -> std::path::PathBuf {
     let outer = node.dir().join("outer");
@@ -80,7 +72,10 @@ fn nested(node: &Node) -> std::path::PathBuf {
 async fn read_only_is_for_the_mount_and_recursively_for_those_below() {
     let mut site = Site::new().await;
     let outer = nested(&site.node);
-    let (mut plain, mut recursive) = (mount(&outer, "/plain"), mount(&outer, "/recursive"));
+    let (mut plain, mut recursive) = (
+        pod::mount(&outer, "/plain"),
+        pod::mount(&outer, "/recursive"),
+    );
     (plain.readonly, recursive.readonly) = (true, true);
     plain.propagation = MountPropagation::PropagationPrivate.into();
     recursive.recursive_read_only = true;
@@ -91,7 +86,7 @@ async fn read_only_is_for_the_mount_and_recursively_for_those_below() {
     }
     site.output(&id, "touch /plain/inner/x").await;
     // Not without read-only.
-    let mut wrong = mount(&outer, "/wrong");
+    let mut wrong = pod::mount(&outer, "/wrong");
     wrong.recursive_read_only = true;
     let refused = site.refused(wrong).await;
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
@@ -112,7 +107,7 @@ async fn mounts_propagate_as_asked() {
         .shell(&format!("mkdir {path} && mount -t tmpfs none {path} && mount --make-shared {path} && mkdir {path}/late {path}/back"))
         .unwrap();
     let with = |propagation: MountPropagation| {
-        let mut mount = mount(&shared, "/shared");
+        let mut mount = pod::mount(&shared, "/shared");
         mount.propagation = propagation.into();
         vec![mount]
     };
@@ -166,7 +161,7 @@ async fn a_mount_of_the_request_replaces_the_runtimes_own_file() {
     let hosts = site.node.dir().join("my-hosts");
     fs::write(&hosts, "10.0.0.1 mine\n").unwrap();
     let id = site
-        .run("own", vec![mount(&hosts, "/etc/hosts")], false)
+        .run("own", vec![pod::mount(&hosts, "/etc/hosts")], false)
         .await;
     assert_eq!(site.output(&id, "cat /etc/hosts").await, "10.0.0.1 mine\n");
     assert_eq!(
@@ -176,7 +171,9 @@ async fn a_mount_of_the_request_replaces_the_runtimes_own_file() {
     );
     let own = site.node.dir().join("own-shm");
     fs::create_dir(&own).unwrap();
-    let id = site.run("shm", vec![mount(&own, "/dev/shm")], false).await;
+    let id = site
+        .run("shm", vec![pod::mount(&own, "/dev/shm")], false)
+        .await;
     site.output(&id, "touch /dev/shm/here").await;
     assert!(own.join("here").exists());
 }
@@ -225,7 +222,7 @@ async fn two_hundred_volumes_are_mounted_and_gone_again() {
         let source = volumes.join(number.to_string());
         fs::create_dir_all(&source).unwrap();
         fs::write(source.join("number"), number.to_string()).unwrap();
-        mount(&source, &format!("/volumes/{number}"))
+        pod::mount(&source, &format!("/volumes/{number}"))
     });
     let id = site.run("many", mounts.collect(), false).await;
     let sum = site.output(&id, "cat /volumes/*/number | wc -c").await;
@@ -242,7 +239,9 @@ async fn an_absent_source_is_made_with_one_warning_or_refused() {
     let mut site = Site::new().await;
     let source = site.node.dir().join("absent/below");
     for name in ["first", "second"] {
-        let id = site.run(name, vec![mount(&source, "/made")], false).await;
+        let id = site
+            .run(name, vec![pod::mount(&source, "/made")], false)
+            .await;
         site.output(&id, "touch /made/it").await;
     }
     assert_eq!(
@@ -262,14 +261,14 @@ async fn an_absent_source_is_made_with_one_warning_or_refused() {
         .add_options([option, rejected.display().to_string()]);
     site.node.start_daemon().await.unwrap();
     site.runtime = site.node.runtime().await.unwrap();
-    let refused = site.refused(mount(&rejected, "/made")).await;
+    let refused = site.refused(pod::mount(&rejected, "/made")).await;
     assert!(
         refused.message().contains("/rejected") && refused.message().contains("No such file"),
         "{refused}"
     );
     assert!(!rejected.exists());
     fs::write(&rejected, "").unwrap();
-    site.run("there", vec![mount(&rejected, "/made")], false)
+    site.run("there", vec![pod::mount(&rejected, "/made")], false)
         .await;
 }
 
@@ -285,7 +284,7 @@ async fn propagation_needs_a_mount_of_the_host_that_gives_it() {
         .shell(&make.replace("PATH", &path.to_string()))
         .unwrap();
     let with = |source: String, propagation: MountPropagation| {
-        let mut mount = mount(Path::new(&source), "/at");
+        let mut mount = pod::mount(Path::new(&source), "/at");
         mount.propagation = propagation.into();
         mount
     };
@@ -324,7 +323,7 @@ async fn options_are_noexec_nodev_and_nosuid() {
             "chmod 4755 {path}/busybox && mknod -m 666 {path}/null c 1 3"
         ))
         .unwrap();
-    let (plain, mut bare) = (mount(&source, "/plain"), mount(&source, "/bare"));
+    let (plain, mut bare) = (pod::mount(&source, "/plain"), pod::mount(&source, "/bare"));
     let options = ["noexec", "nodev", "nosuid"];
     bare.mount_options = options.map(str::to_owned).into();
     let id = site.run("options", vec![plain, bare.clone()], false).await;
@@ -366,13 +365,13 @@ async fn single_files_symlinks_and_tmpfs_are_sources() {
         ))
         .unwrap();
     let mut mounts = vec![
-        mount(&dir.join("link"), "/by-link"),
-        mount(&dir.join("file-link"), "/by/file"),
-        mount(&memory, "/memory"),
+        pod::mount(dir.join("link"), "/by-link"),
+        pod::mount(dir.join("file-link"), "/by/file"),
+        pod::mount(&memory, "/memory"),
     ];
     for name in ["hostname", "resolv.conf", "hosts", "passwd"] {
         fs::write(dir.join(name), format!("{name}\n")).unwrap();
-        mounts.push(mount(&dir.join(name), &format!("/etc/{name}")));
+        mounts.push(pod::mount(dir.join(name), &format!("/etc/{name}")));
     }
     let id = site.run("sources", mounts, false).await;
     let seen = "cat /by-link/file /by/file /etc/hostname /etc/resolv.conf /etc/hosts /etc/passwd; stat -f -c %T /memory; \

@@ -34,11 +34,7 @@ async fn make_survivors() -> Survivors {
     let mut mortal = pod::container("mortal", script);
     let gate = gate(&node);
     fs::create_dir(&gate).unwrap();
-    mortal.mounts = vec![cri::Mount {
-        host_path: gate.display().to_string(),
-        container_path: "/gate".into(),
-        ..Default::default()
-    }];
+    mortal.mounts = vec![pod::mount(&gate, "/gate")];
     let mortal = pod::run(&mut runtime, &pod, &mortal).await.unwrap();
     let waiting = pod::container("waiting", "sleep 1000");
     let waiting = pod::create(&mut runtime, &pod, &waiting).await.unwrap();

@@ -282,11 +282,7 @@ async fn a_read_only_root_keeps_its_writable_mounts() {
     let id = site
         .run("fixed", |config| {
             pod::security(config).readonly_rootfs = true;
-            config.mounts = vec![cri::Mount {
-                host_path: volume.display().to_string(),
-                container_path: "/volume".into(),
-                ..Default::default()
-            }];
+            config.mounts = vec![pod::mount(&volume, "/volume")];
         })
         .await;
     for path in ["/x", "/etc/x", "/tmp/x", "/etc/passwd"] {

@@ -36,11 +36,7 @@ async fn looks(daemon_umask: &'static str) -> Vec<String> {
         let made = node.dir().join("made").join(&config.hostname);
         let mut container = pod::container("user", "sleep 1000");
         container.image.as_mut().unwrap().image = IMAGE.into();
-        container.mounts = vec![cri::Mount {
-            host_path: made.display().to_string(),
-            container_path: "/made".into(),
-            ..Default::default()
-        }];
+        container.mounts = vec![pod::mount(&made, "/made")];
         container.mounts.push(cri::Mount {
             container_path: "/deep/er".into(),
             ..container.mounts[0].clone()

@@ -68,11 +68,7 @@ impl Site {
         });
         config.working_dir = format!("{place}/work");
         config.mounts = [(&self.volume, "/volume"), (&self.host, "/host")]
-            .map(|(host, container)| cri::Mount {
-                host_path: host.display().to_string(),
-                container_path: container.into(),
-                ..Default::default()
-            })
+            .map(|(host, container)| pod::mount(host, container))
             .into();
         let security = pod::security(&mut config);
         security.run_as_user = Some(cri::Int64Value { value: USER.into() });

@@ -83,30 +83,13 @@ impl Site {
             key: ATTACKS.into(),
             value: "yes".into(),
         }];
-        let program = env::current_exe().unwrap();
-        let volumes = [
-            (program, "/attack", true),
-            // What a Rust program of Debian is linked with, and perl.
-            ("/lib".into(), "/lib", true),
-            ("/lib64".into(), "/lib64", true),
-            ("/usr".into(), "/usr", true),
-            (self.shared.clone(), SHARED, false),
-        ];
-        config.mounts = volumes
-            .map(|(host, container, readonly)| cri::Mount {
-                host_path: host.display().to_string(),
-                container_path: container.into(),
-                readonly,
-                ..Default::default()
-            })
-            .into();
+        config.mounts = pod::own_program("/attack").unwrap().into();
+        // Perl is there.
+        config.mounts.push(pod::read_only("/usr", "/usr"));
+        config.mounts.push(pod::mount(&self.shared, SHARED));
+        pod::unconfine(&mut config);
         let security = pod::security(&mut config);
         security.namespace_options = Some(options.clone());
-        // What a profile forbids is not to be what keeps other pods alive.
-        security.apparmor = Some(cri::SecurityProfile {
-            profile_type: cri::security_profile::ProfileType::Unconfined.into(),
-            ..Default::default()
-        });
         security.capabilities = Some(cri::Capability {
             add_capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()

@@ -245,28 +245,10 @@ impl Site {
                 value: value.into(),
             })
             .into();
-        let program = env::current_exe().unwrap();
-        let volumes = [
-            (program.as_path(), "/spy", true),
-            // What a Rust program of Debian is linked with.
-            (Path::new("/lib"), "/lib", true),
-            (Path::new("/lib64"), "/lib64", true),
-            (&self.shared, SHARED, false),
-        ];
-        config.mounts = volumes
-            .map(|(host, container, readonly)| cri::Mount {
-                host_path: host.display().to_string(),
-                container_path: container.into(),
-                readonly,
-                ..Default::default()
-            })
-            .into();
+        config.mounts = pod::own_program("/spy").unwrap().into();
+        config.mounts.push(pod::mount(&self.shared, SHARED));
+        pod::unconfine(&mut config);
         let security = pod::security(&mut config);
-        // A profile keeps it from whatever has none yet, and is not to be what others are safe by.
-        security.apparmor = Some(cri::SecurityProfile {
-            profile_type: cri::security_profile::ProfileType::Unconfined.into(),
-            ..Default::default()
-        });
         security.capabilities = Some(cri::Capability {
             add_capabilities: vec!["SYS_PTRACE".into()],
             ..Default::default()
@@ -329,11 +311,7 @@ impl Site {
     async fn start_others(&mut self, mode: NamespaceMode, target: &str, count: usize) {
         for number in 0..count {
             let mut config = pod::container(&format!("other-{number}"), "sleep 1000");
-            config.mounts = vec![cri::Mount {
-                host_path: self.shared.display().to_string(),
-                container_path: "/volume".into(),
-                ..Default::default()
-            }];
+            config.mounts = vec![pod::mount(&self.shared, "/volume")];
             config.envs.push(cri::KeyValue {
                 key: "PATH".into(),
                 value: long_path().into(),

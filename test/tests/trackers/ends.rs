@@ -142,11 +142,7 @@ async fn a_container_that_is_stopped_before_its_start_never_runs() {
     let volume = site.node.dir().join("volume");
     fs::create_dir(&volume).unwrap();
     let mut config = container("early", "touch /volume/it-ran");
-    config.mounts = vec![cri::Mount {
-        host_path: volume.display().to_string(),
-        container_path: "/volume".into(),
-        ..Default::default()
-    }];
+    config.mounts = vec![pod::mount(&volume, "/volume")];
     let id = site.create(&config).await.unwrap();
     for (state, stops) in [("created", true), ("exited", false)] {
         let mut refused = vec![site.exec(&id, &["true"], 10).await.unwrap_err()];

@@ -6,20 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use corten_proto::cri;
 use corten_test::{leftovers::Leftovers, pod};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use tonic::Code;
 
 use crate::site::{Site, container};
-
-fn mount(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
 
 /// A directory of the host with a file `name`, which has the directory's name.
 fn directory(site: &Site, name: &str) -> PathBuf {
@@ -38,11 +29,11 @@ async fn a_volume_is_not_hidden_by_one_above_it() {
     let [top, inner, deep] = ["top", "inner", "deep"].map(|name| directory(&site, name));
     let mut config = container("order", "sleep 1000");
     config.mounts = vec![
-        mount(&deep, "/certs/ca/deep"),
-        mount(&inner, "/certs/ca"),
-        mount(&top, "/certs"),
-        mount(&top, "/same"),
-        mount(&deep, "/same/"),
+        pod::mount(&deep, "/certs/ca/deep"),
+        pod::mount(&inner, "/certs/ca"),
+        pod::mount(&top, "/certs"),
+        pod::mount(&top, "/same"),
+        pod::mount(&deep, "/same/"),
     ];
     let id = site.run(&config).await;
     let seen = site
@@ -67,7 +58,7 @@ async fn a_read_only_volume_keeps_the_flags_of_its_source() {
         ))
         .unwrap();
     let mut config = container("flags", "sleep 1000");
-    config.mounts = vec![mount(&source, "/volume")];
+    config.mounts = vec![pod::mount(&source, "/volume")];
     config.mounts[0].readonly = true;
     let id = site.run(&config).await;
     let seen = site.output(&id, "grep /volume /proc/mounts").await;
@@ -92,7 +83,7 @@ async fn paths_may_have_any_characters() {
         .unwrap();
     for (propagation, word) in [(0, "relatime - "), (1, "master:"), (2, "shared:")] {
         let mut config = container(&format!("odd-{propagation}"), "sleep 1000");
-        config.mounts = vec![mount(&source, &format!("/{name}"))];
+        config.mounts = vec![pod::mount(&source, &format!("/{name}"))];
         config.mounts[0].propagation = propagation;
         pod::security(&mut config).privileged = true;
         let id = site.run(&config).await;
@@ -119,9 +110,9 @@ async fn a_source_may_be_of_any_kind_and_must_lead_somewhere() {
     symlink(&circle, &circle).unwrap();
     let mut config = container("kinds", "sleep 1000");
     config.mounts = vec![
-        mount(&socket, "/socket"),
-        mount(&fifo, "/fifo"),
-        mount(&link, "/link"),
+        pod::mount(&socket, "/socket"),
+        pod::mount(&fifo, "/fifo"),
+        pod::mount(&link, "/link"),
     ];
     for mount in &mut config.mounts {
         mount.readonly = true;
@@ -135,7 +126,7 @@ async fn a_source_may_be_of_any_kind_and_must_lead_somewhere() {
         (circle, "Too many levels of symbolic links"),
     ] {
         let mut config = container("nowhere", "true");
-        config.mounts = vec![mount(&source, "/volume")];
+        config.mounts = vec![pod::mount(&source, "/volume")];
         let refused = site.create(&config).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         let message = refused.message();
@@ -160,7 +151,7 @@ async fn a_volume_on_dev_stays_as_it_is() {
     let before = site.node.shell(&list).unwrap();
     for (name, tty) in [("pipes", false), ("terminal", true)] {
         let mut config = container(name, "sleep 1000");
-        config.mounts = vec![mount(Path::new("/dev"), "/dev")];
+        config.mounts = vec![pod::mount(Path::new("/dev"), "/dev")];
         config.tty = tty;
         pod::security(&mut config).privileged = true;
         let id = site.run(&config).await;
@@ -224,7 +215,7 @@ async fn a_volume_of_the_hosts_root_holds_no_other_container() {
     let before = Leftovers::count(&site.node).unwrap();
     let first = site.run(&container("first", "sleep 1000")).await;
     let mut config = container("of-the-root", "sleep 1000");
-    config.mounts = vec![mount(Path::new("/"), "/rootfs")];
+    config.mounts = vec![pod::mount(Path::new("/"), "/rootfs")];
     let watcher = site.run(&config).await;
     let second = site.run(&container("second", "sleep 1000")).await;
     let script = format!("ls /rootfs{} >/dev/null", site.node.root().display());

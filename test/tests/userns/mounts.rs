@@ -6,7 +6,7 @@ use corten_proto::cri;
 use corten_test::{image, pod};
 use tonic::Code;
 
-use crate::site::{Site, add_capabilities, mapped, owner, volume};
+use crate::site::{Site, add_capabilities, mapped, owner};
 
 /// What has no number inside (/proc/sys/kernel/overflowuid).
 const NOBODY: &str = "65534";
@@ -28,7 +28,7 @@ async fn volumes_show_their_ids_when_they_are_mapped() {
         .run("volumes", |config| {
             config.mounts = vec![
                 mapped(&dir, "/mapped"),
-                volume(&dir, "/plain"),
+                pod::mount(&dir, "/plain"),
                 mapped(&file, "/single"),
             ];
             if maps_tmpfs() {
@@ -128,10 +128,7 @@ async fn mounts_from_outside_cannot_be_changed_by_root_inside() {
             };
             config.mounts = vec![readonly];
             // The default profile of AppArmor lets nobody mount.
-            pod::security(config).apparmor = Some(cri::SecurityProfile {
-                profile_type: cri::security_profile::ProfileType::Unconfined.into(),
-                ..Default::default()
-            });
+            pod::unconfine(config);
             pod::security(config).masked_paths = vec!["/proc/keys".into()];
             pod::security(config).readonly_paths = vec!["/proc/sys".into()];
         })

@@ -4,9 +4,7 @@ use corten_proto::cri::{self, MountPropagation, NamespaceMode};
 use corten_test::{image, node::Node, pod};
 use tonic::Code;
 
-use crate::site::{
-    LENGTH, ROOT, Site, ids, mapped, options, owner, told, users, volume, with_users,
-};
+use crate::site::{LENGTH, ROOT, Site, ids, mapped, options, owner, told, users, with_users};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_user_namespace_cannot_be_is_told_by_field() {
@@ -86,7 +84,7 @@ async fn containers_have_the_users_of_their_pod() {
             refused(&|config| {
                 config.mounts = vec![cri::Mount {
                     propagation: MountPropagation::PropagationBidirectional.into(),
-                    ..volume(&dir, "/x")
+                    ..pod::mount(&dir, "/x")
                 }];
             }),
             "config.mounts[0].propagation",

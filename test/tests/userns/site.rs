@@ -45,20 +45,12 @@ pub(crate) fn add_capabilities(config: &mut cri::ContainerConfig, names: &[&str]
     });
 }
 
-pub(crate) fn volume(source: &Path, target: &str) -> cri::Mount {
-    cri::Mount {
-        host_path: source.display().to_string(),
-        container_path: target.into(),
-        ..Default::default()
-    }
-}
-
 /// With the pod's ids.
 pub(crate) fn mapped(source: &Path, target: &str) -> cri::Mount {
     cri::Mount {
         uid_mappings: users().uids,
         gid_mappings: users().gids,
-        ..volume(source, target)
+        ..pod::mount(source, target)
     }
 }
 
