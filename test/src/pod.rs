@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use corten_proto::cri::{self, NamespaceMode, runtime_service_client::RuntimeServiceClient};
 use tonic::{Status, transport::Channel};
 
-use crate::{image::BUSYBOX, node::Node, wait::until};
-
-/// Far above what a test's command takes.
-const EXEC_SECONDS: i64 = 20;
+use crate::{
+    image::BUSYBOX,
+    node::Node,
+    wait::{limit, until},
+};
 
 pub type Runtime = RuntimeServiceClient<Channel>;
 /// Of one RPC, or of several: the first that fails.
@@ -243,7 +244,7 @@ pub async fn exec(
     let request = cri::ExecSyncRequest {
         container_id: container.into(),
         cmd,
-        timeout: EXEC_SECONDS,
+        timeout: i64::try_from(limit().as_secs()).unwrap_or(i64::MAX),
     };
     Ok(runtime.exec_sync(request).await?.into_inner())
 }

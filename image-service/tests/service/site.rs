@@ -180,10 +180,13 @@ pub(crate) fn entries(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Far above what a million files take to be deleted on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Waits for a condition; the last complaint is the failure.
 #[track_caller]
 pub(crate) fn eventually<T>(mut condition: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match condition() {
             Ok(value) => return value,

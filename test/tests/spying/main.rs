@@ -46,7 +46,7 @@ fn spy() {
         own.iter_mut().take(3).for_each(|set| *set |= bounding);
     }
     let (mut told, mut seen) = (BTreeSet::new(), HashSet::new());
-    let mut traced = tracing::Traced::default();
+    let (mut traced, mut acts) = (tracing::Traced::default(), 0);
     fs::write(shared.join("ready"), "").unwrap();
     while !shared.join("stop").exists() {
         let names = fs::read_dir("/proc").unwrap();
@@ -75,9 +75,12 @@ fn spy() {
             if seen.insert(pid) {
                 fs::write(shared.join("seen"), format!("{}\n", seen.len())).unwrap();
             }
+            if traced.acts > acts {
+                acts = traced.acts;
+                fs::write(shared.join("acts"), format!("{acts}\n")).unwrap();
+            }
         }
     }
-    fs::write(shared.join("acts"), traced.acts.to_string()).unwrap();
     fs::write(shared.join("ended"), "").unwrap();
 }
 
@@ -282,8 +285,12 @@ impl Site {
 
     /// How many processes the spy has looked at.
     fn seen(&self) -> usize {
-        let seen = fs::read_to_string(self.shared.join("seen")).unwrap_or_default();
-        seen.trim().parse().unwrap_or_default()
+        self.number("seen")
+    }
+
+    fn number(&self, name: &str) -> usize {
+        let number = fs::read_to_string(self.shared.join(name)).unwrap_or_default();
+        number.trim().parse().unwrap_or_default()
     }
 
     /// Runs commands in the container, four at a time, until the spy has seen so many.

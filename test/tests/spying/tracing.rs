@@ -82,9 +82,21 @@ fn descriptors(pid: i32) -> Vec<String> {
         let target = fs::read_link(format!("/proc/self/fd/{}", taken.as_raw_fd())).ok()?;
         let target = target.display().to_string();
         let is_usual = target.starts_with("pipe:") || target == "/dev/null";
-        (!is_usual).then(|| format!("its descriptor {number} is {target}"))
+        // Before Linux 6.17 a proc is opened in the PID namespace that it shows, by a process without rights. What becomes of
+        // it is looked at outside before it is mounted.
+        let is_proc = target == "anon_inode:[fscontext]" && !knows_pidns();
+        (!is_usual && !is_proc).then(|| format!("its descriptor {number} is {target}"))
     });
     taken.collect()
+}
+
+/// Whether proc has the option that names the PID namespace (Linux 6.17).
+fn knows_pidns() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(17))
 }
 
 /// Writes over its stack and all that it shares (process_vm_writev(2)).

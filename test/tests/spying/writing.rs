@@ -6,7 +6,7 @@ use std::{fs, io::Write, os::unix::fs::FileExt, path::PathBuf};
 use corten_proto::cri::{self, NamespaceMode};
 use corten_test::{pod, wait::until};
 
-use crate::{DECOY, Site, is_ours, shared_memory, tracing::HOSTS_SOCKET};
+use crate::{DECOY, MOST, Site, is_ours, shared_memory, tracing::HOSTS_SOCKET};
 
 /// Writes to all of a process of ours that others have a part of, by each way that there is, what could be taken for the
 /// number of a child, or for a message.
@@ -165,6 +165,17 @@ impl Site {
         pod::stop(&mut self.runtime, &made, 0).await.unwrap();
     }
 
+    /// Runs commands until the writer has taken a process over that sets one up. What became of them is in its hands.
+    async fn run_until_one_is_taken(&mut self, spy: &str) {
+        for _ in 0..MOST {
+            if self.number("acts") > 0 {
+                return;
+            }
+            let _ = pod::exec(&mut self.runtime, spy, "true").await;
+        }
+        panic!("of {MOST} commands it has taken no process");
+    }
+
     /// Waits until no shim of the node is busy: their times stand still.
     async fn is_quiet(&self) {
         let times = "for shim in $(grep -l corten-shim /proc/[0-9]*/comm); do cut -d')' -f2 ${shim%comm}stat | \
@@ -222,6 +233,10 @@ async fn writes(writer: Writer) {
         })
         .await;
     site.provoke(&spy, writer.pid, host.trim()).await;
+    // From a user namespace none can be traced that is not its own yet.
+    if !writer.users {
+        site.run_until_one_is_taken(&spy).await;
+    }
     assert_eq!(site.wait_for("found").await, "", "{case}");
     let name = format!("cat /proc/{decoy}/comm");
     assert_eq!(
@@ -231,9 +246,6 @@ async fn writes(writer: Writer) {
     );
     fs::write(site.shared.join("stop"), "").unwrap();
     site.wait_for("ended").await;
-    // From a user namespace none can be traced that is not its own yet.
-    let acts: usize = site.wait_for("acts").await.parse().unwrap();
-    assert!(acts > 0 || writer.users, "{case}: it has taken no process");
     let seen = site.sees(&spy, "true; readlink /proc/self/ns/mnt").await;
     assert_ne!(seen.trim(), host.trim(), "{case}");
     site.is_quiet().await;
