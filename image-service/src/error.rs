@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::digest::Digest;
 
-/// What an error keeps of a text that a stranger wrote: documents, headers and names may have megabytes where a word is meant, and
+/// Most of a stranger's text that an error keeps: documents, headers and names may have megabytes where a word is meant, and
 /// errors go to logs, events and the status of pods. Unit: characters.
 const MAX_FOREIGN: usize = 1000;
 

@@ -229,7 +229,7 @@ fn helper_failed(error: io::Error) -> Error {
     }
 }
 
-/// What makes a pod's init. Without a word it makes nothing, and ends when this is dropped.
+/// Helper that makes a pod's init. Without a word it makes nothing, and ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PodHelper<'a> {
     /// No other process's as long as this is not dropped.

@@ -44,7 +44,7 @@ impl OwnMounts {
         fs::read_link("/proc/self/ns/mnt").map(Self)
     }
 
-    /// Whether the process has them.
+    /// Whether the process has the same mounts.
     pub(crate) fn are_of(&self, pid: i32) -> bool {
         fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|its| its == self.0)
     }

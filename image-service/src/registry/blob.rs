@@ -72,7 +72,7 @@ struct Transfer {
     session: Arc<Session>,
     host: usize,
     download: Download,
-    /// What is left. A worker takes `span` bytes of it at a time.
+    /// Ranges that are left. A worker takes `span` bytes at a time.
     spans: Mutex<VecDeque<Range<u64>>>,
     span: u64,
     /// The host knows no ranges, and one worker gets all of the blob.
