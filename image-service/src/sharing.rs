@@ -1,4 +1,4 @@
-//! What pulls at one time share of their layers, and what they do not.
+//! Layers that pulls share at one time, and turns that they do not.
 //!
 //! A layer that several want from one registry is fetched by one of them, and all take it. No pull waits for bytes of a registry
 //! that it does not ask itself, nor for its turn behind layers of another pull: registries may send as slowly as they like, and

@@ -22,7 +22,7 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 const COPY: usize = 128 << 10;
-/// What the names of directories may take in memory until the last entry; a million of the usual length. Unit: bytes.
+/// Most memory for names of directories until the last entry: a million of the usual length. Unit: bytes.
 const MAX_KEPT: usize = 64 << 20;
 
 const TOO_MUCH: &str = "the names of directories up to this one take more than 64 MiB";

@@ -12,7 +12,7 @@ fn auth(fill: impl FnOnce(&mut Auth)) -> Auth {
     auth
 }
 
-/// Those that [`BASIC`] shows.
+/// Credentials that [`BASIC`] shows.
 pub(crate) fn password() -> Auth {
     auth(|auth| {
         auth.username = "u".to_owned();

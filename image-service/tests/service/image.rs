@@ -42,7 +42,7 @@ pub(crate) fn image_with(
     image_by(digest, name, layers, edit)
 }
 
-/// The same, with digests by another algorithm.
+/// Image with digests by another algorithm.
 pub(crate) fn image_by(
     digest: fn(&[u8]) -> String,
     name: &str,
